@@ -1,0 +1,1 @@
+"""A Supabase look-alike for one machine: an embedded Postgres with Supabase's roles, schemas and grants."""

@@ -1,0 +1,23 @@
+-- The role GUC is what PostgREST sets for each request, and a SECURITY DEFINER function does not change it.
+-- 'none' is a direct database login: trusted when it holds service_role's rights (postgres, a bridge login), which
+-- authenticator does not, because it does not inherit.
+create function payments.is_service()
+returns boolean
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return case coalesce(current_setting('role', true), '')
+        when 'service_role' then true
+        when 'none' then pg_has_role(session_user, 'service_role', 'usage')
+        else false
+    end;
+end;
+$$;
+
+comment on function payments.is_service() is
+'True when the caller is the service (service_role, or a direct login that inherits it), not a signed-in user.';
+
+revoke all on function payments.is_service() from public, anon, authenticated, service_role;
+grant execute on function payments.is_service() to authenticated, service_role;

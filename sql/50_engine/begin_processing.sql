@@ -1,0 +1,54 @@
+-- The buyer paid with a method that takes days. That can also happen on the page of a session that has since expired,
+-- failed or been cancelled; then a newer session may hold the purchase's only open place, and gives way if it is unpaid.
+create function payments.begin_processing(
+    p_session public.payment_checkout_sessions,
+    p_attempt_number bigint,
+    p_outcome payments.outcome,
+    p_now timestamptz
+)
+returns void
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_rival public.payment_checkout_sessions;
+begin
+    if p_session.status in ('failed', 'expired', 'cancelled') then
+        select s.* into v_rival
+        from public.payment_checkout_sessions as s
+        where s.user_id = p_session.user_id
+            and s.product_id = p_session.product_id
+            and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
+            and s.status in ('pending', 'processing')
+        for no key update;
+        if v_rival.status = 'processing' then
+            perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
+            return;
+        end if;
+        perform payments.move_session(
+            v_rival.id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
+        );
+    end if;
+    if payments.move_session(
+        p_session.id,
+        array['pending', 'failed', 'expired', 'cancelled'],
+        ('processing', p_outcome.source, null, null, null),
+        p_outcome.paid_at,
+        p_now
+    ) then
+        update public.payment_checkout_sessions as s
+        set current_attempt = coalesce(p_attempt_number, s.current_attempt)
+        where s.id = p_session.id;
+    end if;
+end;
+$$;
+
+comment on function payments.begin_processing(
+    public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
+) is
+'Moves a locked session to processing and makes the attempt that is being paid its current one.';
+
+revoke all on function payments.begin_processing(
+    public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
+) from public, anon, authenticated, service_role;

@@ -1,0 +1,17 @@
+create function payments.check_event(p_event jsonb)
+returns void
+language plpgsql
+immutable
+set search_path = ''
+as $$
+begin
+    if coalesce(p_event ->> 'id', '') = '' or coalesce(p_event ->> 'type', '') = '' or p_event -> 'payload' is null then
+        raise exception 'The event is not valid: id, type and payload are needed.'
+            using errcode = 'PT422', detail = 'event_invalid', hint = 'Pass p_event as {"id": …, "type": …, "payload": …}.';
+    end if;
+end;
+$$;
+
+comment on function payments.check_event(jsonb) is 'Checks the shape of p_event. Raises PT422 event_invalid.';
+
+revoke all on function payments.check_event(jsonb) from public, anon, authenticated, service_role;

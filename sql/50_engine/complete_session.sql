@@ -1,0 +1,51 @@
+-- The one place where a session becomes completed: handler, then one update of the locked row, then the audit row.
+create function payments.complete_session(
+    p_session public.payment_checkout_sessions,
+    p_capture payments.captures,
+    p_provider_customer_id text,
+    p_source text,
+    p_now timestamptz
+)
+returns public.payment_checkout_sessions
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_grant payments.grant_result := payments.fulfil(p_session);
+    v_review text := case
+        when v_grant.fulfilment_status = 'failed' then 'fulfilment_failed'
+        when p_capture.amount > p_session.amount then 'overpaid'
+    end;
+    v_session public.payment_checkout_sessions;
+begin
+    update public.payment_checkout_sessions as s
+    set status = 'completed',
+        provider = p_capture.provider,
+        provider_session_id = coalesce(p_capture.provider_session_id, s.provider_session_id),
+        provider_payment_id = p_capture.provider_payment_id,
+        provider_customer_id = coalesce(p_provider_customer_id, s.provider_customer_id),
+        fulfilment_status = v_grant.fulfilment_status,
+        fulfilment = v_grant.fulfilment,
+        error_code = v_grant.error_code,
+        error_message = v_grant.error_message,
+        review_reason = coalesce(v_review, s.review_reason),
+        completed_at = p_now,
+        updated_at = p_now
+    where s.id = p_session.id
+    returning s.* into v_session;
+    perform payments.add_session_event(
+        p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now
+    );
+    return v_session;
+end;
+$$;
+
+comment on function payments.complete_session(
+    public.payment_checkout_sessions, payments.captures, text, text, timestamptz
+) is
+'Fulfils and completes a locked session whose capture was just recorded as settled.';
+
+revoke all on function payments.complete_session(
+    public.payment_checkout_sessions, payments.captures, text, text, timestamptz
+) from public, anon, authenticated, service_role;

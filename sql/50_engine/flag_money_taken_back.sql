@@ -1,0 +1,23 @@
+-- Refunds and disputes that a provider reports are put before a person; nothing is clawed back yet.
+create function payments.flag_money_taken_back(p_outcome payments.outcome, p_session_id uuid, p_now timestamptz)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_reason text := case when p_outcome.disputed then 'dispute_reported' else 'refund_reported' end;
+    v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
+begin
+    if v_session.review_reason is distinct from v_reason then
+        v_session := payments.flag_session(v_session, v_reason, p_outcome.source, p_outcome.paid_at, p_now);
+    end if;
+    return payments.session_answer(v_session, v_session.completed_at is not null);
+end;
+$$;
+
+comment on function payments.flag_money_taken_back(payments.outcome, uuid, timestamptz) is
+'Flags the session for review: refund_reported or dispute_reported.';
+
+revoke all on function payments.flag_money_taken_back(payments.outcome, uuid, timestamptz)
+from public, anon, authenticated, service_role;

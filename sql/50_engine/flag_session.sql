@@ -1,0 +1,32 @@
+-- Money is never silently dropped: what the engine cannot settle gets a reason that a person must look at.
+create function payments.flag_session(
+    p_session public.payment_checkout_sessions,
+    p_reason text,
+    p_source text,
+    p_occurred_at timestamptz,
+    p_now timestamptz
+)
+returns public.payment_checkout_sessions
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_session public.payment_checkout_sessions;
+begin
+    update public.payment_checkout_sessions as s
+    set review_reason = p_reason, updated_at = p_now
+    where s.id = p_session.id
+    returning s.* into v_session;
+    perform payments.add_session_event(
+        p_session.id, p_session.status, p_session.status, p_source, p_reason, p_occurred_at, p_now
+    );
+    return v_session;
+end;
+$$;
+
+comment on function payments.flag_session(public.payment_checkout_sessions, text, text, timestamptz, timestamptz) is
+'Marks a session for review, whatever its status, and says so in the audit trail.';
+
+revoke all on function payments.flag_session(public.payment_checkout_sessions, text, text, timestamptz, timestamptz)
+from public, anon, authenticated, service_role;

@@ -1,0 +1,63 @@
+-- Read first (cheap, writes nothing), insert with ON CONFLICT DO NOTHING, read again: the unique index decides races.
+create function payments.get_or_create_checkout_session(
+    p_plan text,
+    p_user_id uuid,
+    p_email text,
+    p_price numeric,
+    p_provider text,
+    p_currency text,
+    p_coupon text,
+    p_subject text,
+    p_idempotency_key text,
+    p_metadata jsonb
+)
+returns uuid
+language plpgsql
+volatile
+security definer -- users hold no write rights on any table; draft_session checks who calls
+set search_path = ''
+as $$
+declare
+    v_draft public.payment_checkout_sessions;
+    v_open public.payment_checkout_sessions;
+    v_id uuid;
+begin
+    v_draft := payments.draft_session(
+        p_plan, p_user_id, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_idempotency_key, p_metadata,
+        now()
+    );
+    -- each round that does not return has seen another transaction make progress
+    for v_round in 1..20 loop
+        v_id := payments.session_of_idempotency_key(v_draft);
+        exit when v_id is not null;
+        select s.* into v_open
+        from public.payment_checkout_sessions as s
+        where s.user_id = v_draft.user_id
+            and s.product_id = v_draft.product_id
+            and (s.subject = v_draft.subject or (s.subject is null and v_draft.subject is null))
+            and s.status in ('pending', 'processing');
+        v_id := case
+            when found then payments.reuse_session(v_open, v_draft, now())
+            else payments.insert_session(v_draft, now())
+        end;
+        exit when v_id is not null;
+    end loop;
+    if v_id is null then
+        raise exception 'Too many changes to this purchase at once.'
+            using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
+    end if;
+    return v_id;
+end;
+$$;
+
+comment on function payments.get_or_create_checkout_session(
+    text, uuid, text, numeric, text, text, text, text, text, jsonb
+) is
+'Body of public.get_or_create_checkout_session.';
+
+revoke all on function payments.get_or_create_checkout_session(
+    text, uuid, text, numeric, text, text, text, text, text, jsonb
+) from public, anon, authenticated, service_role;
+grant execute on function payments.get_or_create_checkout_session(
+    text, uuid, text, numeric, text, text, text, text, text, jsonb
+) to authenticated, service_role;

@@ -1,0 +1,39 @@
+create function payments.new_attempt(
+    p_session public.payment_checkout_sessions,
+    p_provider text,
+    p_now timestamptz
+)
+returns payments.attempts
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_attempt payments.attempts;
+begin
+    insert into payments.attempts (session_id, provider, reference, created_at, expires_at)
+    values (
+        p_session.id,
+        p_provider,
+        replace(payments.new_time_ordered_id(p_session.user_id)::text, '-', ''),
+        p_now,
+        p_session.expires_at
+    )
+    returning * into v_attempt;
+    update public.payment_checkout_sessions as s
+    set provider = p_provider,
+        attempts = s.attempts + 1,
+        current_attempt = v_attempt.number,
+        provider_session_id = null,
+        checkout_url = null,
+        updated_at = p_now
+    where s.id = p_session.id;
+    return v_attempt;
+end;
+$$;
+
+comment on function payments.new_attempt(public.payment_checkout_sessions, text, timestamptz) is
+'Stores a new attempt with a fresh reference and makes it the locked session''s current one.';
+
+revoke all on function payments.new_attempt(public.payment_checkout_sessions, text, timestamptz)
+from public, anon, authenticated, service_role;

@@ -1,0 +1,45 @@
+create function payments.read_outcome(p_outcome jsonb)
+returns payments.outcome
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+    v_outcome payments.outcome;
+    v_wrong text;
+begin
+    begin
+        v_outcome := jsonb_populate_record(null::payments.outcome, p_outcome);
+    exception
+        when data_exception then
+            v_wrong := sqlerrm;
+    end;
+    v_outcome.currency := upper(v_outcome.currency);
+    v_outcome.source := coalesce(v_outcome.source, 'webhook');
+    v_wrong := coalesce(v_wrong, case
+        when v_outcome.provider is null then 'provider is missing'
+        when v_outcome.status not in ('pending', 'processing', 'completed', 'failed', 'expired', 'cancelled')
+            then 'status must be pending, processing, completed, failed, expired or cancelled'
+        when v_outcome.source not in ('client', 'webhook', 'verify', 'return', 'reconcile', 'cron', 'admin')
+            then 'source must be client, webhook, verify, return, reconcile, cron or admin'
+        when v_outcome.status is null and not coalesce(v_outcome.disputed, false)
+            and coalesce(jsonb_array_length(v_outcome.refunds), 0) = 0
+            then 'status is missing'
+        when v_outcome.status = 'completed' and v_outcome.provider_payment_id is null
+            then 'provider_payment_id is missing'
+        when v_outcome.status = 'completed' and (v_outcome.amount is null or v_outcome.amount < 0)
+            then 'amount must be an integer in minor units, not negative'
+        when v_outcome.status = 'completed' and coalesce(v_outcome.currency, '') !~ '^[A-Z]{3}$'
+            then 'currency must be an ISO 4217 code'
+    end);
+    if v_wrong is not null then
+        raise exception 'The outcome is not valid: %.', v_wrong
+            using errcode = 'PT422', detail = 'outcome_invalid', hint = 'Correct the field of p_outcome that the message names.';
+    end if;
+    return v_outcome;
+end;
+$$;
+
+comment on function payments.read_outcome(jsonb) is 'Types and checks an outcome. Raises PT422 outcome_invalid.';
+
+revoke all on function payments.read_outcome(jsonb) from public, anon, authenticated, service_role;

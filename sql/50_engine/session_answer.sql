@@ -1,0 +1,23 @@
+create function payments.session_answer(p_session public.payment_checkout_sessions, p_already_completed boolean)
+returns jsonb
+language plpgsql
+stable
+set search_path = ''
+as $$
+begin
+    return jsonb_build_object(
+        'session_id', p_session.id,
+        'status', p_session.status,
+        'already_completed', p_already_completed,
+        'fulfilment_status', p_session.fulfilment_status,
+        'fulfilment', p_session.fulfilment,
+        'review_reason', p_session.review_reason
+    );
+end;
+$$;
+
+comment on function payments.session_answer(public.payment_checkout_sessions, boolean) is
+'What every function that settles money answers.';
+
+revoke all on function payments.session_answer(public.payment_checkout_sessions, boolean)
+from public, anon, authenticated, service_role;

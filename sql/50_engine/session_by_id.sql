@@ -1,0 +1,21 @@
+create function payments.session_by_id(p_session_id uuid)
+returns public.payment_checkout_sessions
+language plpgsql
+stable
+set search_path = ''
+as $$
+declare
+    v_session public.payment_checkout_sessions;
+begin
+    select s.* into v_session from public.payment_checkout_sessions as s where s.id = p_session_id;
+    if not found then
+        raise exception 'There is no checkout session %.', coalesce(p_session_id::text, 'without an id')
+            using errcode = 'PT404', detail = 'session_not_found', hint = 'Check the session id or the reference.';
+    end if;
+    return v_session;
+end;
+$$;
+
+comment on function payments.session_by_id(uuid) is 'Reads a session. Raises PT404 session_not_found.';
+
+revoke all on function payments.session_by_id(uuid) from public, anon, authenticated, service_role;

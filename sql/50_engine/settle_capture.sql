@@ -1,0 +1,54 @@
+-- Every proof of money ends here, whichever path it took. The capture's key and the index on settled captures decide
+-- who was first; a replay only reads.
+create function payments.settle_capture(
+    p_claim payments.captures,
+    p_provider_customer_id text,
+    p_source text,
+    p_now timestamptz
+)
+returns jsonb
+language plpgsql
+volatile
+set search_path = ''
+as $$
+declare
+    v_capture payments.captures := p_claim;
+    v_session public.payment_checkout_sessions;
+begin
+    if payments.recognise_capture(p_claim) then
+        return payments.session_answer(payments.session_by_id(p_claim.session_id), true);
+    end if;
+    v_session := payments.lock_session(p_claim.session_id);
+    -- a second look behind the lock: the winner of a race has committed by now
+    if payments.recognise_capture(p_claim) then
+        return payments.session_answer(payments.session_by_id(p_claim.session_id), true);
+    end if;
+    v_capture.disposition := case
+        when v_session.status in ('completed', 'partially_refunded', 'refunded') then 'duplicate'
+        when v_capture.currency <> v_session.currency then 'currency_mismatch'
+        when v_capture.amount < v_session.amount then 'amount_mismatch'
+        else 'settled'
+    end;
+    v_capture.created_at := p_now;
+    insert into payments.captures select v_capture.* on conflict do nothing;
+    if not found then
+        perform payments.recognise_capture(p_claim);
+        raise exception 'This payment is being recorded by another call.'
+            using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
+    end if;
+    v_session := case v_capture.disposition
+        when 'settled' then payments.complete_session(v_session, v_capture, p_provider_customer_id, p_source, p_now)
+        when 'duplicate' then
+            payments.flag_session(v_session, 'duplicate_payment', p_source, v_capture.paid_at, p_now)
+        else payments.refuse_capture(v_session, v_capture, p_source, p_now)
+    end;
+    return payments.session_answer(v_session, v_capture.disposition = 'duplicate');
+end;
+$$;
+
+comment on function payments.settle_capture(payments.captures, text, text, timestamptz) is
+'Records money proven received and does what it calls for: complete and fulfil, flag, or refuse. '
+'Raises PT404 session_not_found, PT409 payment_reused.';
+
+revoke all on function payments.settle_capture(payments.captures, text, text, timestamptz)
+from public, anon, authenticated, service_role;

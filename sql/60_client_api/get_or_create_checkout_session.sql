@@ -1,0 +1,39 @@
+create function public.get_or_create_checkout_session(
+    p_plan text,
+    p_user_id uuid default null,
+    p_email text default null,
+    p_price numeric default null,
+    p_provider text default 'stripe',
+    p_currency text default null,
+    p_coupon text default null,
+    p_subject text default null,
+    p_idempotency_key text default null,
+    p_metadata jsonb default '{}'
+)
+returns uuid
+language plpgsql
+volatile
+security invoker
+set search_path = ''
+as $$
+begin
+    return payments.get_or_create_checkout_session(
+        p_plan, p_user_id, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_idempotency_key, p_metadata
+    );
+end;
+$$;
+
+comment on function public.get_or_create_checkout_session(
+    text, uuid, text, numeric, text, text, text, text, text, jsonb
+) is
+'The open checkout session for this purchase if there is one, else a new one; returns its id. The price comes from '
+'payment_prices: p_price (major units) is only checked. Raises PT404 product_unknown, PT422 currency_unavailable, '
+'coupon_unknown, price_mismatch, provider_unknown, invalid_input, user_required, user_unknown, PT409 '
+'idempotency_conflict, PT401 not_signed_in, PT403 not_your_session, PT503 try_again.';
+
+revoke all on function public.get_or_create_checkout_session(
+    text, uuid, text, numeric, text, text, text, text, text, jsonb
+) from public, anon, authenticated, service_role;
+grant execute on function public.get_or_create_checkout_session(
+    text, uuid, text, numeric, text, text, text, text, text, jsonb
+) to authenticated, service_role;

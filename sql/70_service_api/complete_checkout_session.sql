@@ -1,0 +1,51 @@
+create function public.complete_checkout_session(
+    p_session_id uuid,
+    p_provider_session_id text default null,
+    p_provider_payment_id text default null,
+    p_amount bigint default null,
+    p_currency text default null,
+    p_provider_customer_id text default null,
+    p_paid_at timestamptz default null,
+    p_stripe_session_id text default null,
+    p_stripe_customer_id text default null
+)
+returns jsonb
+language plpgsql
+volatile
+security definer -- service_role holds no rights on the engine's tables
+set search_path = ''
+as $$
+declare
+    v_session public.payment_checkout_sessions := payments.session_by_id(p_session_id);
+    v_claim payments.captures;
+begin
+    v_claim.provider := case when p_stripe_session_id is null then v_session.provider else 'stripe' end;
+    v_claim.provider_session_id := coalesce(p_provider_session_id, p_stripe_session_id);
+    v_claim.provider_payment_id := coalesce(p_provider_payment_id, v_claim.provider_session_id);
+    if v_claim.provider_payment_id is null then
+        raise exception 'Which payment paid this session?'
+            using errcode = 'PT422', detail = 'payment_id_required',
+            hint = 'Pass p_provider_payment_id, or the provider''s session id.';
+    end if;
+    v_claim.session_id := v_session.id;
+    v_claim.attempt_number := v_session.current_attempt;
+    v_claim.amount := coalesce(p_amount, v_session.amount);
+    v_claim.currency := upper(coalesce(p_currency, v_session.currency));
+    v_claim.paid_at := coalesce(p_paid_at, now());
+    return payments.settle_capture(v_claim, coalesce(p_provider_customer_id, p_stripe_customer_id), 'verify', now());
+end;
+$$;
+
+comment on function public.complete_checkout_session(
+    uuid, text, text, bigint, text, text, timestamptz, text, text
+) is
+'Completes and fulfils a session whose payment the caller has verified. Amount (minor units) and currency are compared '
+'when given. Answers {session_id, status, already_completed, fulfilment_status, fulfilment, review_reason}. Raises '
+'PT404 session_not_found, PT409 payment_reused, PT422 payment_id_required.';
+
+revoke all on function public.complete_checkout_session(
+    uuid, text, text, bigint, text, text, timestamptz, text, text
+) from public, anon, authenticated, service_role;
+grant execute on function public.complete_checkout_session(
+    uuid, text, text, bigint, text, text, timestamptz, text, text
+) to service_role;

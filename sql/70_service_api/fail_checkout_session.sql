@@ -1,0 +1,24 @@
+create function public.fail_checkout_session(p_session_id uuid, p_error_code text, p_error_message text default null)
+returns jsonb
+language plpgsql
+volatile
+security definer -- service_role holds no rights on the engine's tables
+set search_path = ''
+as $$
+begin
+    perform payments.move_session(
+        p_session_id,
+        array['pending', 'processing'],
+        ('failed', 'admin', null, p_error_code, p_error_message),
+        null,
+        now()
+    );
+    return payments.session_answer(payments.session_by_id(p_session_id), false);
+end;
+$$;
+
+comment on function public.fail_checkout_session(uuid, text, text) is
+'Fails an open session; any other is left as it is and answered. Raises PT404 session_not_found.';
+
+revoke all on function public.fail_checkout_session(uuid, text, text) from public, anon, authenticated, service_role;
+grant execute on function public.fail_checkout_session(uuid, text, text) to service_role;

@@ -1,0 +1,34 @@
+create function public.find_checkout_attempt(
+    p_session_id uuid default null,
+    p_reference text default null,
+    p_provider text default null,
+    p_provider_session_id text default null,
+    p_user_id uuid default null
+)
+returns jsonb
+language plpgsql
+stable
+security definer -- service_role holds no rights on the engine's tables
+set search_path = ''
+as $$
+declare
+    v_attempt payments.attempts := payments.find_attempt(
+        p_provider, p_reference, p_session_id, p_provider_session_id, null
+    );
+    v_session public.payment_checkout_sessions := payments.session_by_id(v_attempt.session_id);
+begin
+    if v_session.user_id <> p_user_id then
+        raise exception 'This session belongs to another user.'
+            using errcode = 'PT403', detail = 'not_your_session', hint = 'Sign in as the user who made the purchase.';
+    end if;
+    return payments.attempt_answer(v_session, v_attempt);
+end;
+$$;
+
+comment on function public.find_checkout_attempt(uuid, text, text, text, uuid) is
+'The session and attempt that the bridge must ask the provider about, found by any one of the ids; p_user_id restricts '
+'it to that buyer. Raises PT404 session_not_found, PT403 not_your_session.';
+
+revoke all on function public.find_checkout_attempt(uuid, text, text, text, uuid)
+from public, anon, authenticated, service_role;
+grant execute on function public.find_checkout_attempt(uuid, text, text, text, uuid) to service_role;

@@ -1,0 +1,1 @@
+insert into payments.settings default values;

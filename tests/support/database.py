@@ -1,0 +1,181 @@
+"""The database as its real callers see it: through the roles and settings that PostgREST gives each request."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import uuid
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+from psycopg.rows import dict_row
+from psycopg.types.json import Jsonb
+
+__all__ = ["REPOSITORY", "Actor", "Database", "Row", "apply_files", "outcome", "refused"]
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+type_of_row = dict[str, Any]
+Row = type_of_row
+
+
+def apply_files(url: str, files: list[Path]) -> None:
+    """Run SQL files in one transaction, in the order of their names."""
+    with psycopg.connect(url) as connection:
+        for file in sorted(files):
+            connection.execute(file.read_bytes())
+
+
+@contextlib.contextmanager
+def refused(sqlstate: str, reason: str | None = None) -> Iterator[None]:
+    """Expect the database to refuse: with this SQLSTATE, this reason in DETAIL, a sentence and advice."""
+    with pytest.raises(psycopg.Error) as caught:
+        yield
+    diagnostics = caught.value.diag
+    assert (caught.value.sqlstate, diagnostics.message_detail if reason else None) == (sqlstate, reason), caught.value
+    if reason:
+        assert diagnostics.message_primary
+        assert diagnostics.message_hint
+
+
+@dataclass(frozen=True)
+class Actor:
+    """One caller of the API: each call is a request of its own, in a transaction of its own."""
+
+    url: str
+    role: str
+    claims: dict[str, Any]
+
+    @contextlib.contextmanager
+    def request(self, *, read_only: bool = False) -> Iterator[psycopg.Connection[Row]]:
+        """A request in progress: commits at the end of the block, rolls back when it raises."""
+        with psycopg.connect(self.url, row_factory=dict_row) as connection:
+            connection.read_only = read_only
+            connection.execute(
+                "select set_config('search_path', 'public, extensions', true), set_config('role', %s, true),"
+                " set_config('request.jwt.claims', %s, true)",
+                (self.role, json.dumps(self.claims)),
+            )
+            yield connection
+
+    def rpc(self, function: str, **arguments: Any) -> Any:
+        """Call a function of ``public`` as PostgREST would: STABLE ones in a read-only transaction."""
+        with self.request(read_only=self._is_stable(function)) as connection:
+            return call(connection, function, **arguments)
+
+    def sql(self, query: str, *parameters: Any) -> list[Row]:
+        """Run one statement and return its rows."""
+        with self.request() as connection:
+            cursor = connection.execute(query, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def _is_stable(self, function: str) -> bool:
+        with psycopg.connect(self.url) as connection:
+            row = connection.execute(
+                "select provolatile <> 'v' from pg_proc where pronamespace = 'public'::regnamespace and proname = %s",
+                (function,),
+            ).fetchone()
+        return bool(row and row[0])
+
+
+def call(connection: psycopg.Connection[Row], function: str, **arguments: Any) -> Any:
+    """``select public.function(name => value, …)`` on an open connection; one value, or a list of rows for sets."""
+    named = sql.SQL(", ").join(sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder()) for name in arguments)
+    values = [Jsonb(value) if isinstance(value, dict | list) else value for value in arguments.values()]
+    query = sql.SQL("select * from public.{}({})").format(sql.Identifier(function), named)
+    rows = connection.execute(query, values).fetchall()
+    if len(rows) == 1 and list(rows[0]) == [function]:
+        return rows[0][function]
+    return rows[0] if function.startswith("cancel_") else rows
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database of its own for one test, migrated and seeded."""
+
+    host: str
+    port: int
+    name: str
+
+    def url(self, user: str = "postgres") -> str:
+        return f"postgresql://{user}@{self.host}:{self.port}/{self.name}"
+
+    def as_user(self, user_id: uuid.UUID | str, **claims: Any) -> Actor:
+        """A signed-in user."""
+        claims = {"sub": str(user_id), "role": "authenticated", "aud": "authenticated", **claims}
+        return Actor(self.url("authenticator"), "authenticated", claims)
+
+    def as_anon(self) -> Actor:
+        return Actor(self.url("authenticator"), "anon", {"role": "anon"})
+
+    def as_service(self) -> Actor:
+        return Actor(self.url("authenticator"), "service_role", {"role": "service_role"})
+
+    def as_owner(self) -> Actor:
+        """The DBA: the role that runs migrations, logged in directly."""
+        return Actor(self.url("postgres"), "none", {})
+
+    def sql(self, query: str, *parameters: Any) -> list[Row]:
+        """Look or meddle as the DBA."""
+        with psycopg.connect(self.url(), row_factory=dict_row) as connection:
+            cursor = connection.execute(query, parameters)
+            return cursor.fetchall() if cursor.description else []
+
+    def value(self, query: str, *parameters: Any) -> Any:
+        (row,) = self.sql(query, *parameters)
+        (value,) = row.values()
+        return value
+
+    def new_user(self, email: str | None = None) -> uuid.UUID:
+        user_id = uuid.uuid4()
+        self.sql("insert into auth.users (id, email) values (%s, %s)", user_id, email or f"{user_id}@example.test")
+        return user_id
+
+    def new_session(self, user_id: uuid.UUID | None = None, plan: str = "credits_100", **arguments: Any) -> uuid.UUID:
+        """A pending session; of a new user unless one is given."""
+        session_id = self.as_service().rpc(
+            "get_or_create_checkout_session", p_plan=plan, p_user_id=user_id or self.new_user(), **arguments
+        )
+        assert isinstance(session_id, uuid.UUID)
+        return session_id
+
+    def open_attempt(self, session_id: uuid.UUID, provider_session_id: str | None = None) -> Row:
+        """An attempt with a page at the provider."""
+        attempt: Row = self.as_service().rpc("open_checkout_attempt", p_session_id=session_id)
+        page = provider_session_id or f"cs_{attempt['number']}"
+        self.as_service().rpc(
+            "attach_checkout_attempt",
+            p_attempt=attempt["number"], p_provider_session_id=page, p_checkout_url=f"https://pay.test/{page}",
+        )  # fmt: skip
+        return attempt | {"provider_session_id": page}
+
+    def session(self, session_id: uuid.UUID) -> Row:
+        (row,) = self.sql("select * from public.payment_checkout_sessions where id = %s", session_id)
+        return row
+
+    def events(self, session_id: uuid.UUID) -> list[Row]:
+        return self.sql("select * from payments.session_events where session_id = %s order by id", session_id)
+
+    def captures(self, session_id: uuid.UUID) -> list[Row]:
+        return self.sql("select * from payments.captures where session_id = %s order by created_at", session_id)
+
+    def balance(self, user_id: uuid.UUID) -> int:
+        rows = self.sql("select balance from public.payment_credit_balances where user_id = %s", user_id)
+        return int(rows[0]["balance"]) if rows else 0
+
+    def lapse(self, session_id: uuid.UUID) -> None:
+        """Make a session's time be over."""
+        self.sql("update public.payment_checkout_sessions set expires_at = now() - interval '1 s' where id = %s", session_id)
+
+
+def outcome(attempt: Row, status: str = "completed", **changes: Any) -> Row:
+    """What a provider says about an attempt; by default that it was paid as agreed."""
+    said = {"provider": attempt["provider"], "reference": attempt["reference"], "status": status, "source": "webhook"}
+    if status == "completed":
+        said |= {"provider_payment_id": f"pi_{attempt['number']}", "amount": attempt["amount"], "currency": attempt["currency"]}
+    return said | changes
