@@ -1,1 +1,242 @@
-class SetupError(Exception): ...
+"""Every error that the bridge raises on purpose, as one tree::
+
+    PgcheckoutError
+    ├── SetupError                  the installation is incomplete; the message says what to do
+    ├── SignatureInvalid            a notification that its provider did not sign
+    ├── NotSupported                a provider has no such thing
+    ├── ProviderError
+    │   ├── ProviderUnavailable     try again later
+    │   └── ProviderRefused         trying again changes nothing
+    ├── DatabaseUnavailable         try again later
+    └── Refused                     the rules refuse; one class per reason of docs/errors.md
+
+Sources: section 4 of the contract for the reasons; ``errcode = 'PTnnn', detail = 'reason'`` in ``sql/``.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "DatabaseUnavailable",
+    "NotSignedIn",
+    "NotSupported",
+    "NotYourSession",
+    "PaymentReused",
+    "PgcheckoutError",
+    "ProviderError",
+    "ProviderRefused",
+    "ProviderUnavailable",
+    "Refused",
+    "SessionNotFound",
+    "SetupError",
+    "SignatureInvalid",
+]
+
+
+class PgcheckoutError(Exception):
+    """Base of all errors here. ``reason`` is stable and machine-readable, ``status`` the HTTP status it deserves."""
+
+    reason: ClassVar[str] = "internal_error"
+    status: ClassVar[int] = 500
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+
+class SetupError(PgcheckoutError):
+    """The installation is incomplete or contradictory."""
+
+    reason = "setup_incomplete"
+
+
+class SignatureInvalid(PgcheckoutError):
+    """The notification does not come from the provider, or was altered, or is too old."""
+
+    reason = "signature_invalid"
+    status = 400
+
+
+class NotSupported(PgcheckoutError):
+    """The provider has no such operation."""
+
+    reason = "not_supported"
+    status = 404
+
+
+class ProviderError(PgcheckoutError):
+    """The provider did not do what it was asked."""
+
+
+class ProviderUnavailable(ProviderError):
+    """The provider could not be reached, is overloaded or failed; the same request may succeed later."""
+
+    reason = "provider_unavailable"
+    status = 502
+    retryable = True
+
+
+class ProviderRefused(ProviderError):
+    """The provider understood and refused; the same request will be refused again."""
+
+    reason = "provider_refused"
+    status = 502
+
+
+class DatabaseUnavailable(PgcheckoutError):
+    """The database could not be reached or is overloaded; the same call may succeed later."""
+
+    reason = "database_unavailable"
+    status = 503
+    retryable = True
+
+
+class Refused(PgcheckoutError):
+    """The rules refuse the call. Subclasses carry the reason; an unknown reason keeps this class."""
+
+    status = 409
+    _by_reason: ClassVar[dict[str, type[Refused]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        cls._by_reason[cls.reason] = cls
+
+    @classmethod
+    def for_reason(cls, reason: str, message: str, hint: str = "") -> Refused:
+        """The exception for a reason that the database gave."""
+        return cls._by_reason.get(reason, Refused)(message, hint)
+
+    @classmethod
+    def reasons(cls) -> dict[str, type[Refused]]:
+        """All known reasons and their classes."""
+        return dict(cls._by_reason)
+
+
+class InvalidRequest(Refused):
+    reason = "invalid_request"
+    status = 422
+
+
+class NotSignedIn(Refused):
+    reason = "not_signed_in"
+    status = 401
+
+
+class NotYourSession(Refused):
+    reason = "not_your_session"
+    status = 403
+
+
+class UserRequired(Refused):
+    reason = "user_required"
+    status = 422
+
+
+class UserUnknown(Refused):
+    reason = "user_unknown"
+    status = 422
+
+
+class ProductUnknown(Refused):
+    reason = "product_unknown"
+    status = 404
+
+
+class CurrencyUnavailable(Refused):
+    reason = "currency_unavailable"
+    status = 422
+
+
+class CouponUnknown(Refused):
+    reason = "coupon_unknown"
+    status = 422
+
+
+class PriceMismatch(Refused):
+    reason = "price_mismatch"
+    status = 422
+
+
+class ProviderUnknown(Refused):
+    reason = "provider_unknown"
+    status = 422
+
+
+class InvalidInput(Refused):
+    reason = "invalid_input"
+    status = 422
+
+
+class IdempotencyConflict(Refused):
+    reason = "idempotency_conflict"
+
+
+class SessionNotFound(Refused):
+    """Retryable: a provider's notification can overtake the commit that stores what it speaks of."""
+
+    reason = "session_not_found"
+    status = 404
+    retryable = True
+
+
+class SessionNotPending(Refused):
+    reason = "session_not_pending"
+
+
+class SessionExpired(Refused):
+    reason = "session_expired"
+    status = 410
+
+
+class IllegalTransition(Refused):
+    reason = "illegal_transition"
+
+
+class AppendOnly(Refused):
+    reason = "append_only"
+
+
+class AttemptNotFound(Refused):
+    reason = "attempt_not_found"
+    status = 404
+
+
+class AttemptAttached(Refused):
+    reason = "attempt_attached"
+
+
+class OutcomeInvalid(Refused):
+    reason = "outcome_invalid"
+    status = 422
+
+
+class EventInvalid(Refused):
+    reason = "event_invalid"
+    status = 422
+
+
+class PaymentIdRequired(Refused):
+    reason = "payment_id_required"
+    status = 422
+
+
+class PaymentReused(Refused):
+    reason = "payment_reused"
+
+
+class NothingToRetry(Refused):
+    reason = "nothing_to_retry"
+
+
+class TryAgain(Refused):
+    reason = "try_again"
+    status = 503
+    retryable = True
+
+
+class WrongMode(Refused):
+    """A test-mode notification reached a live installation, or the other way round."""
+
+    reason = "wrong_mode"

@@ -11,6 +11,7 @@ import pytest
 from pytest_postgresql import factories
 
 from bridge.local.postgres import LOOK_ALIKE, SUPERUSER, LocalPostgres
+from tests.support import parts
 from tests.support.database import REPOSITORY, Database, apply_files
 
 SERVER = LocalPostgres(int(os.environ.get("PG", "18")))
@@ -32,6 +33,14 @@ postgresql = factories.postgresql("postgresql_server")
 
 def pytest_unconfigure() -> None:
     SERVER.stop()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    parts.deselect_impossible(config, items, SERVER)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    parts.check_needs(item, SERVER)
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,5 @@
 -- One id maker for every Postgres major, so that ids mean the same everywhere (UUIDv7 layout, RFC 9562):
---   48 bits milliseconds | 4 bits version | 12 bits fraction of the millisecond | 2 bits variant | 52 random bits | 10 bits shard
+--   48 bits milliseconds | 4 version | 12 fraction of the millisecond | 2 variant | 52 random | 10 shard
 -- Ids of one user therefore sort by creation, and a router can tell the shard of an id without a look-up.
 create function payments.new_time_ordered_id(p_user_id uuid)
 returns uuid

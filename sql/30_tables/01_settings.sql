@@ -2,7 +2,7 @@ create table payments.settings (
     only_row boolean primary key default true,
     session_ttl interval not null default '24 hours',
     processing_ttl interval not null default '14 days',
-    providers text [] not null default array['stripe', 'paystack', 'click', 'hypay', 'paypal', 'sandbox'],
+    providers text[] not null default array['stripe', 'paystack', 'click', 'hypay', 'paypal', 'sandbox'],
     constraint settings_has_one_row check (only_row),
     constraint settings_session_ttl_is_30_minutes_or_more check (session_ttl >= interval '30 minutes'),
     constraint settings_processing_ttl_is_positive check (processing_ttl > interval '0')

@@ -9,7 +9,8 @@ create table public.payment_prices (
 );
 
 comment on table public.payment_prices is 'The price of a product in one currency, in minor units.';
-comment on column public.payment_prices.is_default is 'The price used when the buyer names no currency; one per product.';
+comment on column public.payment_prices.is_default is
+'The price used when the buyer names no currency; one per product.';
 
 create unique index payment_prices_one_default_per_product on public.payment_prices (product_id) where is_default;
 
@@ -20,4 +21,7 @@ grant select, insert, update, delete on table public.payment_prices to service_r
 
 create policy payment_prices_are_public_while_their_product_is_active on public.payment_prices
 for select to anon, authenticated
-using (exists (select from public.payment_products as p where p.id = product_id and p.active));
+using (exists (
+    select from public.payment_products as p
+    where p.id = payment_prices.product_id and p.active
+));

@@ -14,7 +14,8 @@ create table public.payment_credit_entries (
 
 comment on table public.payment_credit_entries is 'Every change of a credit balance. Append-only.';
 comment on column public.payment_credit_entries.reason is 'Why: purchase.';
-comment on column public.payment_credit_entries.source is 'What caused it, unique per reason: the session of a purchase.';
+comment on column public.payment_credit_entries.source is
+'What caused it, unique per reason: the session of a purchase.';
 
 create trigger payment_credit_entries_are_append_only
 before update or delete or truncate on public.payment_credit_entries
@@ -22,6 +23,7 @@ for each statement execute function payments.forbid_change();
 
 alter table public.payment_credit_entries enable row level security;
 revoke all on table public.payment_credit_entries from public, anon, authenticated, service_role;
+revoke all on sequence public.payment_credit_entries_id_seq from public, anon, authenticated, service_role;
 grant select on table public.payment_credit_entries to authenticated, service_role;
 
 create policy payment_credit_entries_are_read_by_their_user on public.payment_credit_entries

@@ -1,5 +1,5 @@
 -- The buyer paid with a method that takes days. That can also happen on the page of a session that has since expired,
--- failed or been cancelled; then a newer session may hold the purchase's only open place, and gives way if it is unpaid.
+-- failed or been cancelled; a newer session that then holds the purchase's only open place gives way if it is unpaid.
 create function payments.begin_processing(
     p_session public.payment_checkout_sessions,
     p_attempt_number bigint,

@@ -27,4 +27,5 @@ $$;
 comment on function payments.check_buyer_input(text, text, text, jsonb) is
 'Checks what buyers may type; nulls are fine. Raises PT422 invalid_input.';
 
-revoke all on function payments.check_buyer_input(text, text, text, jsonb) from public, anon, authenticated, service_role;
+revoke all on function payments.check_buyer_input(text, text, text, jsonb)
+from public, anon, authenticated, service_role;

@@ -26,7 +26,8 @@ begin
     perform payments.check_buyer_input(p_email, p_subject, p_idempotency_key, p_metadata);
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
     perform payments.check_expected_price(p_price, v_offer);
-    v_draft.email := coalesce(p_email, auth.jwt() ->> 'email');
+    -- who signed in by phone has the claim, but empty
+    v_draft.email := coalesce(p_email, nullif(auth.jwt() ->> 'email', ''));
     v_draft.product_id := v_offer.product_id;
     v_draft.kind := v_offer.kind;
     v_draft.terms := v_offer.terms;

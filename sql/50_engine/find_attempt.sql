@@ -50,4 +50,5 @@ $$;
 comment on function payments.find_attempt(text, text, uuid, text, text) is
 'The attempt that is meant; its number is null when only the session is known. Raises PT404 session_not_found.';
 
-revoke all on function payments.find_attempt(text, text, uuid, text, text) from public, anon, authenticated, service_role;
+revoke all on function payments.find_attempt(text, text, uuid, text, text)
+from public, anon, authenticated, service_role;

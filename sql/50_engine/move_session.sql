@@ -1,7 +1,7 @@
 -- Every change of status but completion goes through here: one conditional statement that also writes the audit row.
 create function payments.move_session(
     p_session_id uuid,
-    p_from text [],
+    p_from text[],
     p_move payments.move,
     p_occurred_at timestamptz,
     p_now timestamptz
@@ -41,8 +41,8 @@ begin
 end;
 $$;
 
-comment on function payments.move_session(uuid, text [], payments.move, timestamptz, timestamptz) is
+comment on function payments.move_session(uuid, text[], payments.move, timestamptz, timestamptz) is
 'Moves a session out of one of the given states; false when it was in none of them, and then nothing changed.';
 
-revoke all on function payments.move_session(uuid, text [], payments.move, timestamptz, timestamptz)
+revoke all on function payments.move_session(uuid, text[], payments.move, timestamptz, timestamptz)
 from public, anon, authenticated, service_role;

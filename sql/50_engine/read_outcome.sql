@@ -6,13 +6,17 @@ set search_path = ''
 as $$
 declare
     v_outcome payments.outcome;
+    v_field text;
     v_wrong text;
 begin
     begin
-        v_outcome := jsonb_populate_record(null::payments.outcome, p_outcome);
+        -- one field at a time, so that the message can name the one that is wrong
+        for v_field in select jsonb_object_keys(p_outcome) loop
+            v_outcome := jsonb_populate_record(v_outcome, jsonb_build_object(v_field, p_outcome -> v_field));
+        end loop;
     exception
         when data_exception then
-            v_wrong := sqlerrm;
+            v_wrong := concat_ws(': ', v_field, sqlerrm);
     end;
     v_outcome.currency := upper(v_outcome.currency);
     v_outcome.source := coalesce(v_outcome.source, 'webhook');
@@ -22,11 +26,12 @@ begin
             then 'status must be pending, processing, completed, failed, expired or cancelled'
         when v_outcome.source not in ('client', 'webhook', 'verify', 'return', 'reconcile', 'cron', 'admin')
             then 'source must be client, webhook, verify, return, reconcile, cron or admin'
+        when jsonb_typeof(v_outcome.refunds) <> 'array' then 'refunds must be an array'
         when v_outcome.status is null and not coalesce(v_outcome.disputed, false)
             and coalesce(jsonb_array_length(v_outcome.refunds), 0) = 0
             then 'status is missing'
-        when v_outcome.status = 'completed' and v_outcome.provider_payment_id is null
-            then 'provider_payment_id is missing'
+        when v_outcome.status = 'completed' and coalesce(length(v_outcome.provider_payment_id), 0) not between 1 and 255
+            then 'provider_payment_id must have 1 to 255 characters'
         when v_outcome.status = 'completed' and (v_outcome.amount is null or v_outcome.amount < 0)
             then 'amount must be an integer in minor units, not negative'
         when v_outcome.status = 'completed' and coalesce(v_outcome.currency, '') !~ '^[A-Z]{3}$'

@@ -24,11 +24,16 @@ begin
         return exists (
             select from payments.captures as c
             where c.session_id = p_claim.session_id
-                and c.disposition = 'settled'
                 and c.provider = p_claim.provider
                 and c.provider_session_id = p_claim.provider_session_id
         );
     end if;
+    -- lock order: session, capture
+    update public.payment_checkout_sessions as s
+    set provider_payment_id = p_claim.provider_payment_id
+    where s.id = p_claim.session_id
+        and s.provider = p_claim.provider
+        and s.provider_payment_id = p_claim.provider_session_id;
     update payments.captures as c
     set provider_payment_id = p_claim.provider_payment_id
     where c.provider = p_claim.provider

@@ -16,12 +16,14 @@ declare
     v_session public.payment_checkout_sessions;
 begin
     if payments.recognise_capture(p_claim) then
-        return payments.session_answer(payments.session_by_id(p_claim.session_id), true);
+        v_session := payments.session_by_id(p_claim.session_id);
+        return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     v_session := payments.lock_session(p_claim.session_id);
     -- a second look behind the lock: the winner of a race has committed by now
     if payments.recognise_capture(p_claim) then
-        return payments.session_answer(payments.session_by_id(p_claim.session_id), true);
+        v_session := payments.session_by_id(p_claim.session_id);
+        return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     v_capture.disposition := case
         when v_session.status in ('completed', 'partially_refunded', 'refunded') then 'duplicate'

@@ -16,5 +16,6 @@ comment on function public.abandon_checkout_attempt(bigint, text, text) is
 'Gives up an attempt whose page could not be opened, so that the next try gets a new reference. The session stays '
 'pending; an attempt that has a page is left alone.';
 
-revoke all on function public.abandon_checkout_attempt(bigint, text, text) from public, anon, authenticated, service_role;
+revoke all on function public.abandon_checkout_attempt(bigint, text, text)
+from public, anon, authenticated, service_role;
 grant execute on function public.abandon_checkout_attempt(bigint, text, text) to service_role;

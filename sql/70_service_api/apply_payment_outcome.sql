@@ -11,6 +11,7 @@ declare
     v_outcome payments.outcome := payments.read_outcome(p_outcome);
     v_attempt payments.attempts;
     v_claim payments.captures;
+    v_session public.payment_checkout_sessions;
     v_answer jsonb;
 begin
     if p_event is not null then
@@ -44,7 +45,8 @@ begin
     elsif v_outcome.status in ('processing', 'failed', 'expired', 'cancelled') then
         v_answer := payments.apply_page_outcome(v_outcome, v_attempt, now());
     else
-        v_answer := payments.session_answer(payments.session_by_id(v_attempt.session_id), false);
+        v_session := payments.session_by_id(v_attempt.session_id);
+        v_answer := payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     if v_outcome.disputed or jsonb_array_length(v_outcome.refunds) > 0 then
         v_answer := payments.flag_money_taken_back(v_outcome, v_attempt.session_id, now());

@@ -20,8 +20,8 @@ declare
     v_claim payments.captures;
 begin
     v_claim.provider := case when p_stripe_session_id is null then v_session.provider else 'stripe' end;
-    v_claim.provider_session_id := coalesce(p_provider_session_id, p_stripe_session_id);
-    v_claim.provider_payment_id := coalesce(p_provider_payment_id, v_claim.provider_session_id);
+    v_claim.provider_session_id := coalesce(nullif(p_provider_session_id, ''), nullif(p_stripe_session_id, ''));
+    v_claim.provider_payment_id := coalesce(nullif(p_provider_payment_id, ''), v_claim.provider_session_id);
     if v_claim.provider_payment_id is null then
         raise exception 'Which payment paid this session?'
             using errcode = 'PT422', detail = 'payment_id_required',

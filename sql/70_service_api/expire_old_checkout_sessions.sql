@@ -34,8 +34,8 @@ end;
 $$;
 
 comment on function public.expire_old_checkout_sessions(int) is
-'Expires up to p_limit lapsed sessions, oldest first, and returns how many. Sessions that another transaction holds are '
-'left for the next call. Money that still arrives for an expired session is honoured.';
+'Expires up to p_limit lapsed sessions, oldest first, and returns how many. Sessions that another transaction holds '
+'are left for the next call. Money that still arrives for an expired session is honoured.';
 
 revoke all on function public.expire_old_checkout_sessions(int) from public, anon, authenticated, service_role;
 grant execute on function public.expire_old_checkout_sessions(int) to service_role;

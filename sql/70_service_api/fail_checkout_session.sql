@@ -5,6 +5,8 @@ volatile
 security definer -- service_role holds no rights on the engine's tables
 set search_path = ''
 as $$
+declare
+    v_session public.payment_checkout_sessions;
 begin
     perform payments.move_session(
         p_session_id,
@@ -13,7 +15,8 @@ begin
         null,
         now()
     );
-    return payments.session_answer(payments.session_by_id(p_session_id), false);
+    v_session := payments.session_by_id(p_session_id);
+    return payments.session_answer(v_session, v_session.completed_at is not null);
 end;
 $$;
 

@@ -103,7 +103,7 @@ revoke all on function payments.is_service() from public, anon, authenticated, s
 grant execute on function payments.is_service() to authenticated, service_role;
 
 -- One id maker for every Postgres major, so that ids mean the same everywhere (UUIDv7 layout, RFC 9562):
---   48 bits milliseconds | 4 bits version | 12 bits fraction of the millisecond | 2 bits variant | 52 random bits | 10 bits shard
+--   48 bits milliseconds | 4 version | 12 fraction of the millisecond | 2 variant | 52 random | 10 shard
 -- Ids of one user therefore sort by creation, and a router can tell the shard of an id without a look-up.
 create function payments.new_time_ordered_id(p_user_id uuid)
 returns uuid
@@ -173,7 +173,7 @@ create table payments.settings (
     only_row boolean primary key default true,
     session_ttl interval not null default '24 hours',
     processing_ttl interval not null default '14 days',
-    providers text [] not null default array['stripe', 'paystack', 'click', 'hypay', 'paypal', 'sandbox'],
+    providers text[] not null default array['stripe', 'paystack', 'click', 'hypay', 'paypal', 'sandbox'],
     constraint settings_has_one_row check (only_row),
     constraint settings_session_ttl_is_30_minutes_or_more check (session_ttl >= interval '30 minutes'),
     constraint settings_processing_ttl_is_positive check (processing_ttl > interval '0')
@@ -251,7 +251,8 @@ create table public.payment_prices (
 );
 
 comment on table public.payment_prices is 'The price of a product in one currency, in minor units.';
-comment on column public.payment_prices.is_default is 'The price used when the buyer names no currency; one per product.';
+comment on column public.payment_prices.is_default is
+'The price used when the buyer names no currency; one per product.';
 
 create unique index payment_prices_one_default_per_product on public.payment_prices (product_id) where is_default;
 
@@ -262,7 +263,10 @@ grant select, insert, update, delete on table public.payment_prices to service_r
 
 create policy payment_prices_are_public_while_their_product_is_active on public.payment_prices
 for select to anon, authenticated
-using (exists (select from public.payment_products as p where p.id = product_id and p.active));
+using (exists (
+    select from public.payment_products as p
+    where p.id = payment_prices.product_id and p.active
+));
 
 create table public.payment_checkout_sessions (
     id uuid primary key,
@@ -522,7 +526,8 @@ create table public.payment_credit_entries (
 
 comment on table public.payment_credit_entries is 'Every change of a credit balance. Append-only.';
 comment on column public.payment_credit_entries.reason is 'Why: purchase.';
-comment on column public.payment_credit_entries.source is 'What caused it, unique per reason: the session of a purchase.';
+comment on column public.payment_credit_entries.source is
+'What caused it, unique per reason: the session of a purchase.';
 
 create trigger payment_credit_entries_are_append_only
 before update or delete or truncate on public.payment_credit_entries
@@ -530,6 +535,7 @@ for each statement execute function payments.forbid_change();
 
 alter table public.payment_credit_entries enable row level security;
 revoke all on table public.payment_credit_entries from public, anon, authenticated, service_role;
+revoke all on sequence public.payment_credit_entries_id_seq from public, anon, authenticated, service_role;
 grant select on table public.payment_credit_entries to authenticated, service_role;
 
 create policy payment_credit_entries_are_read_by_their_user on public.payment_credit_entries

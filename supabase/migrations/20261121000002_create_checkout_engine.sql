@@ -126,7 +126,7 @@ revoke all on function payments.attempt_answer(public.payment_checkout_sessions,
 from public, anon, authenticated, service_role;
 
 -- The buyer paid with a method that takes days. That can also happen on the page of a session that has since expired,
--- failed or been cancelled; then a newer session may hold the purchase's only open place, and gives way if it is unpaid.
+-- failed or been cancelled; a newer session that then holds the purchase's only open place gives way if it is unpaid.
 create function payments.begin_processing(
     p_session public.payment_checkout_sessions,
     p_attempt_number bigint,
@@ -242,7 +242,8 @@ $$;
 comment on function payments.check_buyer_input(text, text, text, jsonb) is
 'Checks what buyers may type; nulls are fine. Raises PT422 invalid_input.';
 
-revoke all on function payments.check_buyer_input(text, text, text, jsonb) from public, anon, authenticated, service_role;
+revoke all on function payments.check_buyer_input(text, text, text, jsonb)
+from public, anon, authenticated, service_role;
 
 create function payments.check_event(p_event jsonb)
 returns void
@@ -388,7 +389,8 @@ begin
     perform payments.check_buyer_input(p_email, p_subject, p_idempotency_key, p_metadata);
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
     perform payments.check_expected_price(p_price, v_offer);
-    v_draft.email := coalesce(p_email, auth.jwt() ->> 'email');
+    -- who signed in by phone has the claim, but empty
+    v_draft.email := coalesce(p_email, nullif(auth.jwt() ->> 'email', ''));
     v_draft.product_id := v_offer.product_id;
     v_draft.kind := v_offer.kind;
     v_draft.terms := v_offer.terms;
@@ -472,7 +474,8 @@ $$;
 comment on function payments.find_attempt(text, text, uuid, text, text) is
 'The attempt that is meant; its number is null when only the session is known. Raises PT404 session_not_found.';
 
-revoke all on function payments.find_attempt(text, text, uuid, text, text) from public, anon, authenticated, service_role;
+revoke all on function payments.find_attempt(text, text, uuid, text, text)
+from public, anon, authenticated, service_role;
 
 -- Refunds and disputes that a provider reports are put before a person; nothing is clawed back yet.
 create function payments.flag_money_taken_back(p_outcome payments.outcome, p_session_id uuid, p_now timestamptz)
@@ -845,7 +848,7 @@ from public, anon, authenticated, service_role;
 -- Every change of status but completion goes through here: one conditional statement that also writes the audit row.
 create function payments.move_session(
     p_session_id uuid,
-    p_from text [],
+    p_from text[],
     p_move payments.move,
     p_occurred_at timestamptz,
     p_now timestamptz
@@ -885,10 +888,10 @@ begin
 end;
 $$;
 
-comment on function payments.move_session(uuid, text [], payments.move, timestamptz, timestamptz) is
+comment on function payments.move_session(uuid, text[], payments.move, timestamptz, timestamptz) is
 'Moves a session out of one of the given states; false when it was in none of them, and then nothing changed.';
 
-revoke all on function payments.move_session(uuid, text [], payments.move, timestamptz, timestamptz)
+revoke all on function payments.move_session(uuid, text[], payments.move, timestamptz, timestamptz)
 from public, anon, authenticated, service_role;
 
 create function payments.new_attempt(
@@ -939,13 +942,17 @@ set search_path = ''
 as $$
 declare
     v_outcome payments.outcome;
+    v_field text;
     v_wrong text;
 begin
     begin
-        v_outcome := jsonb_populate_record(null::payments.outcome, p_outcome);
+        -- one field at a time, so that the message can name the one that is wrong
+        for v_field in select jsonb_object_keys(p_outcome) loop
+            v_outcome := jsonb_populate_record(v_outcome, jsonb_build_object(v_field, p_outcome -> v_field));
+        end loop;
     exception
         when data_exception then
-            v_wrong := sqlerrm;
+            v_wrong := concat_ws(': ', v_field, sqlerrm);
     end;
     v_outcome.currency := upper(v_outcome.currency);
     v_outcome.source := coalesce(v_outcome.source, 'webhook');
@@ -955,11 +962,12 @@ begin
             then 'status must be pending, processing, completed, failed, expired or cancelled'
         when v_outcome.source not in ('client', 'webhook', 'verify', 'return', 'reconcile', 'cron', 'admin')
             then 'source must be client, webhook, verify, return, reconcile, cron or admin'
+        when jsonb_typeof(v_outcome.refunds) <> 'array' then 'refunds must be an array'
         when v_outcome.status is null and not coalesce(v_outcome.disputed, false)
             and coalesce(jsonb_array_length(v_outcome.refunds), 0) = 0
             then 'status is missing'
-        when v_outcome.status = 'completed' and v_outcome.provider_payment_id is null
-            then 'provider_payment_id is missing'
+        when v_outcome.status = 'completed' and coalesce(length(v_outcome.provider_payment_id), 0) not between 1 and 255
+            then 'provider_payment_id must have 1 to 255 characters'
         when v_outcome.status = 'completed' and (v_outcome.amount is null or v_outcome.amount < 0)
             then 'amount must be an integer in minor units, not negative'
         when v_outcome.status = 'completed' and coalesce(v_outcome.currency, '') !~ '^[A-Z]{3}$'
@@ -1003,11 +1011,16 @@ begin
         return exists (
             select from payments.captures as c
             where c.session_id = p_claim.session_id
-                and c.disposition = 'settled'
                 and c.provider = p_claim.provider
                 and c.provider_session_id = p_claim.provider_session_id
         );
     end if;
+    -- lock order: session, capture
+    update public.payment_checkout_sessions as s
+    set provider_payment_id = p_claim.provider_payment_id
+    where s.id = p_claim.session_id
+        and s.provider = p_claim.provider
+        and s.provider_payment_id = p_claim.provider_session_id;
     update payments.captures as c
     set provider_payment_id = p_claim.provider_payment_id
     where c.provider = p_claim.provider
@@ -1240,12 +1253,14 @@ declare
     v_session public.payment_checkout_sessions;
 begin
     if payments.recognise_capture(p_claim) then
-        return payments.session_answer(payments.session_by_id(p_claim.session_id), true);
+        v_session := payments.session_by_id(p_claim.session_id);
+        return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     v_session := payments.lock_session(p_claim.session_id);
     -- a second look behind the lock: the winner of a race has committed by now
     if payments.recognise_capture(p_claim) then
-        return payments.session_answer(payments.session_by_id(p_claim.session_id), true);
+        v_session := payments.session_by_id(p_claim.session_id);
+        return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     v_capture.disposition := case
         when v_session.status in ('completed', 'partially_refunded', 'refunded') then 'duplicate'

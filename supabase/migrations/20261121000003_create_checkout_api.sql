@@ -134,7 +134,8 @@ comment on function public.abandon_checkout_attempt(bigint, text, text) is
 'Gives up an attempt whose page could not be opened, so that the next try gets a new reference. The session stays '
 'pending; an attempt that has a page is left alone.';
 
-revoke all on function public.abandon_checkout_attempt(bigint, text, text) from public, anon, authenticated, service_role;
+revoke all on function public.abandon_checkout_attempt(bigint, text, text)
+from public, anon, authenticated, service_role;
 grant execute on function public.abandon_checkout_attempt(bigint, text, text) to service_role;
 
 -- The one door by which money facts enter. One call is one transaction: the mark "event handled", the capture, the
@@ -150,6 +151,7 @@ declare
     v_outcome payments.outcome := payments.read_outcome(p_outcome);
     v_attempt payments.attempts;
     v_claim payments.captures;
+    v_session public.payment_checkout_sessions;
     v_answer jsonb;
 begin
     if p_event is not null then
@@ -183,7 +185,8 @@ begin
     elsif v_outcome.status in ('processing', 'failed', 'expired', 'cancelled') then
         v_answer := payments.apply_page_outcome(v_outcome, v_attempt, now());
     else
-        v_answer := payments.session_answer(payments.session_by_id(v_attempt.session_id), false);
+        v_session := payments.session_by_id(v_attempt.session_id);
+        v_answer := payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     if v_outcome.disputed or jsonb_array_length(v_outcome.refunds) > 0 then
         v_answer := payments.flag_money_taken_back(v_outcome, v_attempt.session_id, now());
@@ -271,8 +274,8 @@ declare
     v_claim payments.captures;
 begin
     v_claim.provider := case when p_stripe_session_id is null then v_session.provider else 'stripe' end;
-    v_claim.provider_session_id := coalesce(p_provider_session_id, p_stripe_session_id);
-    v_claim.provider_payment_id := coalesce(p_provider_payment_id, v_claim.provider_session_id);
+    v_claim.provider_session_id := coalesce(nullif(p_provider_session_id, ''), nullif(p_stripe_session_id, ''));
+    v_claim.provider_payment_id := coalesce(nullif(p_provider_payment_id, ''), v_claim.provider_session_id);
     if v_claim.provider_payment_id is null then
         raise exception 'Which payment paid this session?'
             using errcode = 'PT422', detail = 'payment_id_required',
@@ -337,8 +340,8 @@ end;
 $$;
 
 comment on function public.expire_old_checkout_sessions(int) is
-'Expires up to p_limit lapsed sessions, oldest first, and returns how many. Sessions that another transaction holds are '
-'left for the next call. Money that still arrives for an expired session is honoured.';
+'Expires up to p_limit lapsed sessions, oldest first, and returns how many. Sessions that another transaction holds '
+'are left for the next call. Money that still arrives for an expired session is honoured.';
 
 revoke all on function public.expire_old_checkout_sessions(int) from public, anon, authenticated, service_role;
 grant execute on function public.expire_old_checkout_sessions(int) to service_role;
@@ -350,6 +353,8 @@ volatile
 security definer -- service_role holds no rights on the engine's tables
 set search_path = ''
 as $$
+declare
+    v_session public.payment_checkout_sessions;
 begin
     perform payments.move_session(
         p_session_id,
@@ -358,7 +363,8 @@ begin
         null,
         now()
     );
-    return payments.session_answer(payments.session_by_id(p_session_id), false);
+    v_session := payments.session_by_id(p_session_id);
+    return payments.session_answer(v_session, v_session.completed_at is not null);
 end;
 $$;
 

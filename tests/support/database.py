@@ -32,10 +32,10 @@ def apply_files(url: str, files: list[Path]) -> None:
 
 
 @contextlib.contextmanager
-def refused(sqlstate: str, reason: str | None = None) -> Iterator[None]:
+def refused(sqlstate: str, reason: str | None = None) -> Iterator[pytest.ExceptionInfo[psycopg.Error]]:
     """Expect the database to refuse: with this SQLSTATE, this reason in DETAIL, a sentence and advice."""
     with pytest.raises(psycopg.Error) as caught:
-        yield
+        yield caught
     diagnostics = caught.value.diag
     assert (caught.value.sqlstate, diagnostics.message_detail if reason else None) == (sqlstate, reason), caught.value
     if reason:
@@ -68,6 +68,14 @@ class Actor:
         with self.request(read_only=self._is_stable(function)) as connection:
             return call(connection, function, **arguments)
 
+    def rpc_that_only_reads(self, function: str, **arguments: Any) -> Any:
+        """Call a VOLATILE function that must not write this time: its transaction never gets an id."""
+        with self.request() as connection:
+            answer = call(connection, function, **arguments)
+            row = connection.execute("select pg_current_xact_id_if_assigned() as xact_id").fetchone()
+            assert row == {"xact_id": None}
+            return answer
+
     def sql(self, query: str, *parameters: Any) -> list[Row]:
         """Run one statement and return its rows."""
         with self.request() as connection:
@@ -85,7 +93,9 @@ class Actor:
 
 def call(connection: psycopg.Connection[Row], function: str, **arguments: Any) -> Any:
     """``select public.function(name => value, …)`` on an open connection; one value, or a list of rows for sets."""
-    named = sql.SQL(", ").join(sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder()) for name in arguments)
+    named = sql.SQL(", ").join(
+        sql.SQL("{} => {}").format(sql.Identifier(name), sql.Placeholder()) for name in arguments
+    )
     values = [Jsonb(value) if isinstance(value, dict | list) else value for value in arguments.values()]
     query = sql.SQL("select * from public.{}({})").format(sql.Identifier(function), named)
     rows = connection.execute(query, values).fetchall()
@@ -136,6 +146,35 @@ class Database:
         self.sql("insert into auth.users (id, email) values (%s, %s)", user_id, email or f"{user_id}@example.test")
         return user_id
 
+    def new_product(self, product_id: str, kind: str = "none", terms: Row | None = None, **prices: int) -> str:
+        """A product with prices in minor units; the first one is the default."""
+        self.sql(
+            "insert into public.payment_products (id, kind, name, terms) values (%s, %s, 'A test product', %s)",
+            product_id, kind, Jsonb(terms or {}),
+        )  # fmt: skip
+        for currency, amount in prices.items():
+            self.sql(
+                "insert into public.payment_prices (product_id, currency, amount, is_default) values (%s, %s, %s, %s)",
+                product_id, currency, amount, currency == next(iter(prices)),
+            )  # fmt: skip
+        return product_id
+
+    def break_fulfilment(self, kind: str, sqlstate: str = "P0001") -> None:
+        """Make the handler of a kind raise this error."""
+        self.sql(
+            "create or replace function payments.fulfil_nothing(p_session public.payment_checkout_sessions) returns jsonb"
+            " language plpgsql as $$ begin raise exception 'The shelf is empty.'"
+            f" using errcode = '{sqlstate}', detail = 'shelf_empty'; end $$"
+        )
+        self.sql(
+            "update payments.fulfilment_handlers set fulfil_function = 'payments.fulfil_nothing' where kind = %s", kind
+        )
+
+    def mend_fulfilment(self, kind: str) -> None:
+        self.sql(
+            "update payments.fulfilment_handlers set fulfil_function = 'payments.fulfil_' || kind where kind = %s", kind
+        )
+
     def new_session(self, user_id: uuid.UUID | None = None, plan: str = "credits_100", **arguments: Any) -> uuid.UUID:
         """A pending session; of a new user unless one is given."""
         session_id = self.as_service().rpc(
@@ -154,12 +193,25 @@ class Database:
         )  # fmt: skip
         return attempt | {"provider_session_id": page}
 
+    def apply(self, attempt: Row, status: str = "completed", event: str | None = None, **changes: Any) -> Row:
+        """The bridge passes on what a provider says about an attempt, as this event of the provider if it is one."""
+        answer: Row = self.as_service().rpc(
+            "apply_payment_outcome",
+            p_outcome=outcome(attempt, status, **changes),
+            p_event={"id": event, "type": f"checkout.{status}", "payload": {}} if event else None,
+        )
+        return answer
+
     def session(self, session_id: uuid.UUID) -> Row:
         (row,) = self.sql("select * from public.payment_checkout_sessions where id = %s", session_id)
         return row
 
     def events(self, session_id: uuid.UUID) -> list[Row]:
         return self.sql("select * from payments.session_events where session_id = %s order by id", session_id)
+
+    def trail(self, session_id: uuid.UUID) -> list[tuple[str, str, str | None]]:
+        """The audit trail in short: from, to, reason."""
+        return [(row["from_status"], row["to_status"], row["reason"]) for row in self.events(session_id)]
 
     def captures(self, session_id: uuid.UUID) -> list[Row]:
         return self.sql("select * from payments.captures where session_id = %s order by created_at", session_id)
@@ -168,14 +220,36 @@ class Database:
         rows = self.sql("select balance from public.payment_credit_balances where user_id = %s", user_id)
         return int(rows[0]["balance"]) if rows else 0
 
+    def entries(self, user_id: uuid.UUID) -> list[int]:
+        rows = self.sql("select amount from public.payment_credit_entries where user_id = %s order by id", user_id)
+        return [row["amount"] for row in rows]
+
+    def everything(self) -> dict[str, list[str]]:
+        """All rows of all tables of the engine, to prove that a call changed nothing."""
+        with psycopg.connect(self.url()) as connection:
+            tables = connection.execute(
+                "select c.oid::regclass::text from pg_class as c"
+                " where c.relkind = 'r' and c.relnamespace in ('public'::regnamespace, 'payments'::regnamespace)"
+            ).fetchall()
+            return {
+                name: [row for (row,) in connection.execute(f"select t::text from {name} as t order by 1").fetchall()]
+                for (name,) in tables
+            }
+
     def lapse(self, session_id: uuid.UUID) -> None:
         """Make a session's time be over."""
-        self.sql("update public.payment_checkout_sessions set expires_at = now() - interval '1 s' where id = %s", session_id)
+        self.sql(
+            "update public.payment_checkout_sessions set expires_at = now() - interval '1 s' where id = %s", session_id
+        )
 
 
 def outcome(attempt: Row, status: str = "completed", **changes: Any) -> Row:
     """What a provider says about an attempt; by default that it was paid as agreed."""
     said = {"provider": attempt["provider"], "reference": attempt["reference"], "status": status, "source": "webhook"}
     if status == "completed":
-        said |= {"provider_payment_id": f"pi_{attempt['number']}", "amount": attempt["amount"], "currency": attempt["currency"]}
+        said |= {
+            "provider_payment_id": f"pi_{attempt['number']}",
+            "amount": attempt["amount"],
+            "currency": attempt["currency"],
+        }
     return said | changes

@@ -1,0 +1,76 @@
+"""Builds the ASGI application from settings."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+
+from fastapi import FastAPI
+from fastapi.middleware.cors import CORSMiddleware
+
+from bridge import __version__
+from bridge.api import buyers, errors, operations, providers
+from bridge.api.context import Context
+from bridge.api.limits import LimitBody
+from bridge.auth import Tokens
+from bridge.checkout import Checkout
+from bridge.providers import enabled_providers
+from bridge.providers.http import new_client
+from bridge.rpc import connect_rpc
+from bridge.sandbox import SandboxServer
+from bridge.settings import Settings, load_settings
+
+__all__ = ["app_from_environment", "create_app"]
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """The bridge. It starts without its database and is ready (``/readyz``) once that answers."""
+    sandbox = _sandbox(settings)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        async with contextlib.AsyncExitStack() as stack:
+            client = await stack.enter_async_context(new_client())
+            rpc = await connect_rpc(settings)
+            stack.push_async_callback(rpc.close)
+            if sandbox:
+                stack.push_async_callback(sandbox.close)
+            app.state.context = Context(
+                settings=settings,
+                rpc=rpc,
+                checkout=Checkout(rpc, enabled_providers(settings, client)),
+                tokens=Tokens(settings, client),
+            )
+            yield
+
+    app = FastAPI(
+        title="pgcheckout bridge",
+        version=__version__,
+        description="Proves payments with their providers and tells Postgres. Amounts are in minor units.",
+        lifespan=lifespan,
+    )
+    errors.install(app)
+    for module in (buyers, providers, operations):
+        app.include_router(module.router)
+    if sandbox:
+        app.mount("/sandbox", sandbox.app)
+    app.add_middleware(LimitBody, limit=settings.max_body_bytes)
+    if settings.cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.cors_origins),
+            allow_methods=["POST"],
+            allow_headers=["authorization", "content-type", "idempotency-key"],
+        )
+    return app
+
+
+def _sandbox(settings: Settings) -> SandboxServer | None:
+    if settings.sandbox_secret is None or settings.sandbox_url:
+        return None
+    return SandboxServer(settings.sandbox_secret.get_secret_value(), settings.url("/sandbox"))
+
+
+def app_from_environment() -> FastAPI:
+    """For ASGI servers: ``uvicorn --factory bridge.api.app:app_from_environment``."""
+    return create_app(load_settings())

@@ -1,0 +1,43 @@
+"""What every request may use, built once when the application starts."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Depends, Header, Request
+
+from bridge.auth import Tokens, User
+from bridge.checkout import Checkout
+from bridge.rpc import Rpc
+from bridge.settings import Settings
+
+__all__ = ["Context", "FromContext", "SignedIn"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Context:
+    """The parts of a running bridge."""
+
+    settings: Settings
+    rpc: Rpc
+    checkout: Checkout
+    tokens: Tokens
+
+
+def _context(request: Request) -> Context:
+    context = request.app.state.context
+    assert isinstance(context, Context)  # noqa: S101 # set by the lifespan in app.py
+    return context
+
+
+FromContext = Annotated[Context, Depends(_context)]
+
+
+async def _user(
+    context: FromContext, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
+) -> User:
+    return await context.tokens.user(authorization)
+
+
+SignedIn = Annotated[User, Depends(_user)]

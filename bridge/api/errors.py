@@ -1,0 +1,72 @@
+"""Errors as answers: ``{"error": {"reason", "message", "hint"}}``, never a stack trace."""
+
+from __future__ import annotations
+
+import logging
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import JSONResponse
+from pydantic import BaseModel
+from starlette.exceptions import HTTPException
+
+from bridge.errors import PgcheckoutError
+
+__all__ = ["ErrorBody", "answer", "install"]
+
+log = logging.getLogger("pgcheckout")
+
+
+class ErrorDetail(BaseModel):
+    """``reason`` is stable (docs/errors.md); ``message`` and ``hint`` are for people."""
+
+    reason: str
+    message: str
+    hint: str = ""
+
+
+class ErrorBody(BaseModel):
+    """Every answer that is not a success."""
+
+    error: ErrorDetail
+
+
+def answer(status: int, reason: str, message: str, hint: str = "") -> JSONResponse:
+    """An error answer."""
+    body = ErrorBody(error=ErrorDetail(reason=reason, message=message, hint=hint))
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None  # RFC 9110 asks for it
+    return JSONResponse(body.model_dump(), status_code=status, headers=headers)
+
+
+def install(app: FastAPI) -> None:
+    """Teach the application to answer with errors of this form."""
+    app.add_exception_handler(PgcheckoutError, _ours)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    app.add_exception_handler(HTTPException, _http)
+    app.add_exception_handler(Exception, _unexpected)
+
+
+async def _ours(request: Request, error: Exception) -> JSONResponse:
+    if not isinstance(error, PgcheckoutError):
+        return await _unexpected(request, error)
+    if error.status >= 500:
+        log.error("%s %s: %s: %s", request.method, request.url.path, error.reason, error.message)
+    return answer(error.status, error.reason, error.message, error.hint)
+
+
+async def _invalid(_request: Request, error: Exception) -> JSONResponse:
+    problems = error.errors() if isinstance(error, RequestValidationError) else []
+    # the field and what is wrong with it, never the value
+    text = "; ".join(f"{'.'.join(str(part) for part in p['loc'])}: {p['msg']}" for p in problems)
+    return answer(422, "invalid_request", text, "Correct the fields that the message names.")
+
+
+async def _http(_request: Request, error: Exception) -> JSONResponse:
+    status = error.status_code if isinstance(error, HTTPException) else 500
+    detail = str(error.detail) if isinstance(error, HTTPException) else ""
+    return answer(status, f"http_{status}", detail)
+
+
+async def _unexpected(request: Request, error: Exception) -> JSONResponse:
+    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return answer(500, "internal_error", "Something went wrong here.", "It is in the log of the bridge.")

@@ -1,0 +1,81 @@
+"""Routes that providers and returning browsers use."""
+
+from __future__ import annotations
+
+import logging
+from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+
+from fastapi import APIRouter, Request
+from fastapi.responses import RedirectResponse
+from pydantic import BaseModel
+
+from bridge.api.context import Context, FromContext
+from bridge.api.errors import ErrorBody
+from bridge.checkout import Verified
+from bridge.errors import PgcheckoutError, ProviderUnknown
+from bridge.metrics import WEBHOOKS
+
+__all__ = ["router"]
+
+log = logging.getLogger("pgcheckout")
+router = APIRouter(tags=["providers"])
+
+_ON_THE_WAY = ("completed", "processing", "partially_refunded", "refunded")
+
+
+class WebhookAnswer(BaseModel):
+    """``result``: applied, duplicate, ignored or refused; the last two with a ``reason``. Providers ignore it."""
+
+    result: str
+    reason: str = ""
+
+
+@router.post(
+    "/webhooks/{provider}",
+    responses={status: {"model": ErrorBody} for status in (400, 404, 413, 422, 500, 502, 503)},
+)
+async def receive_webhook(provider: str, request: Request, context: FromContext) -> WebhookAnswer:
+    """A provider's notification. Anything but 2xx asks the provider to send it again, where that can help."""
+    body = await request.body()
+    try:
+        handled = await context.checkout.notified(provider, request.headers, body)
+    except PgcheckoutError as error:
+        known = "unknown" if isinstance(error, ProviderUnknown) else provider
+        WEBHOOKS.labels(known, error.reason).inc()
+        raise
+    WEBHOOKS.labels(provider, handled.result).inc()
+    return WebhookAnswer(result=handled.result, reason=handled.reason)
+
+
+@router.get("/return/{provider}", status_code=303, response_class=RedirectResponse)
+async def receive_return_by_link(provider: str, request: Request, context: FromContext) -> RedirectResponse:
+    """A buyer comes back: verify, apply, and on to the app's success or cancel page."""
+    return await _send_on(context, provider, request.url.query)
+
+
+@router.post("/return/{provider}", status_code=303, response_class=RedirectResponse)
+async def receive_return_by_form(provider: str, request: Request, context: FromContext) -> RedirectResponse:
+    """The same for providers that send the buyer back with a form."""
+    form = (await request.body()).decode("latin-1")
+    return await _send_on(context, provider, "&".join(part for part in (request.url.query, form) if part))
+
+
+async def _send_on(context: Context, provider: str, query: str) -> RedirectResponse:
+    settings = context.settings
+    known: Verified | None = None
+    try:
+        known = await context.checkout.returned(provider, query)
+    except PgcheckoutError as error:
+        # a buyer is never left on an error page of ours: the app's page can ask /verify
+        log.warning("return from %s not applied: %s", provider, error.reason)
+    if known is None:
+        return _redirect(str(settings.cancel_url), {"status": "unknown"})
+    happy = known.status in _ON_THE_WAY or not known.verified
+    target = str(settings.success_url if happy else settings.cancel_url)
+    return _redirect(target, {"session_id": str(known.attempt.session_id), "status": known.status})
+
+
+def _redirect(target: str, parameters: dict[str, str]) -> RedirectResponse:
+    parts = urlsplit(target)
+    query = urlencode([*parse_qsl(parts.query, keep_blank_values=True), *parameters.items()])
+    return RedirectResponse(urlunsplit(parts._replace(query=query)), status_code=303)

@@ -1,0 +1,92 @@
+"""Who is calling? Supabase user tokens: HS256 with the project's secret, or ES256 and RS256 with its public keys.
+
+Source: supabase.com/docs/guides/auth/jwts and /signing-keys.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import httpx
+import jwt
+
+from bridge.errors import NotSignedIn, ProviderUnavailable
+from bridge.settings import Settings
+
+__all__ = ["Tokens", "User"]
+
+_KEYS_ARE_FRESH_FOR = 600.0
+_ASK_AGAIN_AFTER = 10.0  # an unknown key id may be a new key, but may not make us ask all the time
+_ASYMMETRIC = ("ES256", "RS256")
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """A signed-in user."""
+
+    id: UUID
+    email: str | None
+
+
+class Tokens:
+    """Verifies bearer tokens. Keys are fetched when they are first needed, and again when a token names a new one."""
+
+    def __init__(self, settings: Settings, client: httpx.AsyncClient) -> None:
+        self._client = client
+        self._secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
+        self._audience = settings.jwt_audience
+        self._url = str(settings.jwks_url) if settings.jwks_url else None
+        if self._url is None and settings.supabase_url:
+            self._url = str(settings.supabase_url).rstrip("/") + "/auth/v1/.well-known/jwks.json"
+        self._keys: dict[str, jwt.PyJWK] = {}
+        self._asked_at = float("-inf")
+
+    async def user(self, authorization: str | None) -> User:
+        """The user of an ``Authorization: Bearer …`` header. Raises NotSignedIn; ProviderUnavailable without keys."""
+        scheme, _, token = (authorization or "").partition(" ")
+        if scheme.lower() != "bearer" or not token:
+            raise NotSignedIn("This call needs a signed-in user.", "Send the user's access token as a bearer token.")
+        try:
+            claims = await self._claims(token.strip())
+            if claims.get("role") != "authenticated":
+                raise jwt.InvalidTokenError
+            return User(UUID(claims["sub"]), claims.get("email") or None)
+        except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError) as error:
+            why = "has expired" if isinstance(error, jwt.ExpiredSignatureError) else "is not valid"
+            raise NotSignedIn(f"The access token {why}.", "Refresh the session and try again.") from None
+
+    async def _claims(self, token: str) -> dict[str, Any]:
+        header = jwt.get_unverified_header(token)
+        algorithm = header.get("alg")
+        # the algorithm decides which kind of key may be used: a public key is never an HMAC secret
+        if algorithm == "HS256" and self._secret:
+            key: Any = self._secret
+        elif algorithm in _ASYMMETRIC and self._url:
+            key = (await self._public_key(header.get("kid"), self._url)).key
+        else:
+            raise jwt.InvalidAlgorithmError
+        claims: dict[str, Any] = jwt.decode(
+            token, key, algorithms=[algorithm], audience=self._audience, options={"require": ["exp", "sub", "aud"]}
+        )
+        return claims
+
+    async def _public_key(self, key_id: Any, url: str) -> jwt.PyJWK:
+        age = time.monotonic() - self._asked_at
+        if age > _KEYS_ARE_FRESH_FOR or (key_id not in self._keys and age > _ASK_AGAIN_AFTER):
+            try:
+                response = await self._client.get(url)
+                found = jwt.PyJWKSet.from_dict(response.raise_for_status().json()).keys
+            except (httpx.HTTPError, ValueError, jwt.PyJWKError, jwt.PyJWKSetError) as error:
+                if not self._keys:
+                    raise ProviderUnavailable(
+                        f"The project's signing keys cannot be fetched ({type(error).__name__}).", "Try again later."
+                    ) from None
+            else:
+                self._keys = {str(key.key_id): key for key in found if key.algorithm_name in _ASYMMETRIC}
+                self._asked_at = time.monotonic()
+        if key_id not in self._keys:
+            raise jwt.InvalidKeyError
+        return self._keys[key_id]

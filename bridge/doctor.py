@@ -1,0 +1,185 @@
+"""Looks at an installation and says, for each finding, what to do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import httpx
+import psycopg
+
+from bridge.errors import PgcheckoutError
+from bridge.migrations import pending_migrations
+from bridge.rpc import connect_rpc
+from bridge.settings import Settings
+
+__all__ = ["Finding", "examine"]
+
+OLDEST_POSTGRES = 150_000
+CLOCK_SKEW_SECONDS = 30.0
+
+_WRONG_GRANTS = """
+with ours as (
+    select p.oid, n.nspname || '.' || p.proname as name, n.nspname
+    from pg_proc as p
+    inner join pg_namespace as n on p.pronamespace = n.oid
+    where n.nspname = 'payments'
+        or (n.nspname = 'public' and p.prosrc ~ 'payments\\.')
+)
+
+select 'anon can execute ' || name from ours where has_function_privilege('anon', oid, 'execute')
+union all
+select 'service_role cannot execute ' || name
+from ours
+where nspname = 'public' and not has_function_privilege('service_role', oid, 'execute')
+union all
+select 'row-level security is off on ' || c.oid::regclass::text
+from pg_class as c
+where c.relkind in ('r', 'p') and not c.relrowsecurity
+    and (c.relnamespace = to_regnamespace('payments') or c.oid::regclass::text ~ '^(public\\.)?payment_')
+"""
+
+_EXPOSED = """
+select exists (
+    select from pg_db_role_setting as s, unnest(s.setconfig) as setting
+    where setting ~ '^pgrst\\.db_schemas=' and setting ~ '\\mpayments\\M'
+)
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    level: Literal["ok", "warning", "error"]
+    subject: str
+    message: str
+    remedy: str = ""
+
+
+async def examine(settings: Settings) -> AsyncIterator[Finding]:
+    """Everything that can be checked from here."""
+    for finding in _addresses(settings):
+        yield finding
+    for finding in _providers(settings):
+        yield finding
+    yield await _tokens(settings)
+    yield await _bridge_path(settings)
+    if settings.database_url:
+        for finding in _database(settings.database_url.get_secret_value()):
+            yield finding
+
+
+def _addresses(settings: Settings) -> Iterator[Finding]:
+    production = settings.environment == "production"
+    for name in ("public_url", "success_url", "cancel_url"):
+        url = getattr(settings, name)
+        if production and (url.scheme != "https" or url.host in ("127.0.0.1", "localhost")):
+            remedy = f"Set PGCHECKOUT_{name.upper()} to the public https address."
+            yield Finding("error", name, f"{url} cannot be reached from outside.", remedy)
+        else:
+            yield Finding("ok", name, str(url))
+
+
+def _providers(settings: Settings) -> Iterator[Finding]:
+    key = settings.stripe_secret_key.get_secret_value() if settings.stripe_secret_key else ""
+    webhook_secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets]
+    if key and not key.startswith(("sk_test_", "sk_live_", "rk_test_", "rk_live_")):
+        yield Finding("error", "stripe", "The API key has not the form of one.", "It starts with sk_ or rk_.")
+    if any(not secret.startswith("whsec_") for secret in webhook_secrets):
+        remedy = "PGCHECKOUT_STRIPE_WEBHOOK_SECRETS holds the endpoint's signing secret, whsec_…"
+        yield Finding("error", "stripe", "A webhook secret has not the form of one.", remedy)
+    if bool(key) != bool(webhook_secrets):
+        missing = "PGCHECKOUT_STRIPE_WEBHOOK_SECRETS" if key else "PGCHECKOUT_STRIPE_SECRET_KEY"
+        yield Finding("error", "stripe", f"{missing} is missing, so Stripe is off.", f"Set {missing}.")
+    elif key:
+        mode = "live" if "_live_" in key else "test"
+        odd = (mode == "live") != (settings.environment == "production")
+        remedy = "Use test keys in development and live keys in production." if odd else ""
+        yield Finding("warning" if odd else "ok", "stripe", f"on, {mode} mode, {settings.environment}", remedy)
+    if settings.sandbox_secret:
+        yield Finding("ok", "sandbox", "on (development)")
+    if not key and not settings.sandbox_secret:
+        yield Finding("error", "providers", "No payment provider is on.", "Set the secrets of one; see docs/providers.")
+
+
+async def _tokens(settings: Settings) -> Finding:
+    url = settings.jwks_url
+    if url is None and settings.supabase_url:
+        url = httpx.URL(str(settings.supabase_url).rstrip("/") + "/auth/v1/.well-known/jwks.json")  # type: ignore[assignment] # only printed
+    if url is not None:
+        try:
+            async with httpx.AsyncClient(timeout=10.0) as client:
+                keys = (await client.get(str(url))).raise_for_status().json()["keys"]
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
+            return Finding("error", "user tokens", f"No keys at {url} ({type(error).__name__}).", "Check the address.")
+        if keys or settings.jwt_secret:
+            return Finding("ok", "user tokens", f"{len(keys)} public keys")
+        return Finding(
+            "error", "user tokens", f"{url} has no keys.", "Rotate to signing keys, or set PGCHECKOUT_JWT_SECRET."
+        )
+    if settings.jwt_secret:
+        return Finding("ok", "user tokens", "legacy HS256 secret")
+    return Finding(
+        "error",
+        "user tokens",
+        "No way to check them.",
+        "Set PGCHECKOUT_SUPABASE_URL, PGCHECKOUT_JWKS_URL or PGCHECKOUT_JWT_SECRET.",
+    )
+
+
+async def _bridge_path(settings: Settings) -> Finding:
+    try:
+        rpc = await connect_rpc(settings)
+        try:
+            await rpc.check()
+        finally:
+            await rpc.close()
+    except PgcheckoutError as error:
+        remedy = error.hint if "doctor" not in error.hint else "Run `pgcheckout migrate` and check the grants below."
+        return Finding("error", "functions", error.message, remedy)
+    path = "psycopg" if settings.database_url else "supabase-py"
+    return Finding("ok", "functions", f"can be called over {path}")
+
+
+def _database(url: str) -> Iterator[Finding]:
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
+            version = connection.info.server_version
+            old = version < OLDEST_POSTGRES
+            remedy = "PostgreSQL 15 or newer is needed." if old else ""
+            yield Finding("error" if old else "ok", "postgres", f"version {version // 10_000}", remedy)
+            pending = pending_migrations(connection)
+            if pending:
+                names = ", ".join(f"{m.version}_{m.name}" for m in pending)
+                yield Finding("error", "migrations", f"not applied: {names}", "Run `pgcheckout migrate`.")
+            else:
+                yield Finding("ok", "migrations", "all applied")
+                yield from _grants(connection)
+            yield _clock(connection)
+    except psycopg.OperationalError as error:
+        yield Finding(
+            "error", "postgres", f"cannot be reached ({type(error).__name__})", "Check PGCHECKOUT_DATABASE_URL."
+        )
+
+
+def _grants(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    wrong = [str(text) for (text,) in connection.execute(_WRONG_GRANTS)]
+    if wrong:
+        yield Finding("error", "grants", "; ".join(wrong), "Restore them as the migrations set them.")
+    else:
+        yield Finding("ok", "grants", "as the migrations set them")
+    if connection.execute(_EXPOSED).fetchone() == (True,):
+        remedy = "Remove it from the API's exposed schemas: its tables and functions are internal."
+        yield Finding("error", "exposed schemas", "PostgREST exposes the schema payments.", remedy)
+
+
+def _clock(connection: psycopg.Connection[Any]) -> Finding:
+    (seconds,) = connection.execute("select extract(epoch from clock_timestamp())::float8").fetchone() or (0.0,)
+    skew = abs(time.time() - float(seconds))
+    if skew > CLOCK_SKEW_SECONDS:
+        remedy = "Synchronise this machine's clock (NTP): signatures are refused when they look too old."
+        return Finding("warning", "clock", f"{skew:.0f} s away from the database's", remedy)
+    return Finding("ok", "clock", "agrees with the database's")

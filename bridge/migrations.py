@@ -1,0 +1,102 @@
+"""Applies the packaged migrations and records them where the Supabase CLI looks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import psycopg
+
+from bridge.errors import SetupError
+
+__all__ = ["Migration", "migrate", "packaged_migrations", "pending_migrations", "seed_file"]
+
+# any constant will do, as long as every pgcheckout uses the same
+_LOCK = 7_243_920_531
+
+# as `supabase db push` (CLI 3) creates it; it adds what a later version wants
+_HISTORY = """
+create schema if not exists supabase_migrations;
+create table if not exists supabase_migrations.schema_migrations (
+    version text not null primary key,
+    statements text [],
+    name text
+);
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One file ``<version>_<name>.sql``."""
+
+    version: str
+    name: str
+    sql: str
+
+
+def _folder() -> Path:
+    packaged = Path(__file__).with_name("_supabase")
+    return packaged if packaged.is_dir() else Path(__file__).resolve().parents[1] / "supabase"
+
+
+def seed_file() -> Path:
+    """The example catalogue."""
+    return _folder() / "seed.sql"
+
+
+def packaged_migrations() -> list[Migration]:
+    """All migrations of this version of pgcheckout, oldest first."""
+    files = sorted((_folder() / "migrations").glob("*.sql"))
+    return [_read(file) for file in files]
+
+
+def _read(file: Path) -> Migration:
+    version, _, name = file.stem.partition("_")
+    return Migration(version, name, file.read_text("utf-8"))
+
+
+def pending_migrations(connection: psycopg.Connection) -> list[Migration]:
+    """Those that the database has not seen."""
+    known: set[str] = set()
+    if _value(connection, "select to_regclass('supabase_migrations.schema_migrations') is not null"):
+        rows = connection.execute("select version from supabase_migrations.schema_migrations").fetchall()
+        known = {str(version) for (version,) in rows}
+    return [migration for migration in packaged_migrations() if migration.version not in known]
+
+
+def migrate(url: str) -> list[Migration]:
+    """Apply what is pending, each file in a transaction of its own, and return it.
+
+    Two at once wait for each other. Raises SetupError that names the file and what Postgres says of it.
+    """
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
+            connection.execute("select pg_advisory_lock(%s)", (_LOCK,))
+            connection.execute(_HISTORY)
+            pending = pending_migrations(connection)
+            for migration in pending:
+                _apply(connection, migration)
+            return pending
+    except psycopg.OperationalError as error:
+        raise SetupError(f"The database cannot be reached: {error}".strip(), "Check PGCHECKOUT_DATABASE_URL.") from None
+
+
+def _apply(connection: psycopg.Connection, migration: Migration) -> None:
+    try:
+        with connection.transaction():
+            connection.execute(migration.sql.encode())
+            connection.execute(
+                "insert into supabase_migrations.schema_migrations (version, name, statements) values (%s, %s, %s)",
+                (migration.version, migration.name, [migration.sql]),
+            )
+        connection.execute("reset lock_timeout")
+    except psycopg.Error as error:
+        raise SetupError(
+            f"Migration {migration.version}_{migration.name} failed and was rolled back: {error}",
+            "Connect as the role that owns the project's schema (postgres), then run it again.",
+        ) from None
+
+
+def _value(connection: psycopg.Connection, query: str) -> object:
+    row = connection.execute(query.encode()).fetchone()
+    return row[0] if row else None

@@ -1,0 +1,63 @@
+"""Reading JSON that others wrote: what is not shaped as documented becomes an error of ours, never a surprise."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+from bridge.errors import PgcheckoutError
+
+__all__ = ["MALFORMED", "moment", "shaped", "storable", "text", "whole"]
+
+# what reading JSON of another shape than the expected one raises
+MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+
+
+@contextmanager
+def shaped(error: type[PgcheckoutError], what: str) -> Iterator[None]:
+    """Raise ``error`` where the block stumbles over a body that is not shaped as it expects."""
+    try:
+        yield
+    except MALFORMED as surprise:
+        raise error(
+            f"{what} is not as documented ({type(surprise).__name__}: {surprise}).",
+            "Compare it with the provider's documentation.",
+        ) from None
+
+
+def text(value: Any) -> str:
+    """A string that is not empty."""
+    if not isinstance(value, str) or not value:
+        raise TypeError(f"{type(value).__name__} where text belongs")
+    return value
+
+
+def whole(value: Any) -> int:
+    """An integer that is not negative and that Postgres can keep as a bigint, in any of our units."""
+    if type(value) is not int or not 0 <= value < 10**15:
+        raise TypeError(f"{type(value).__name__} where a positive whole number belongs")
+    return value
+
+
+def moment(seconds: Any) -> datetime | None:
+    """A Unix time."""
+    return None if seconds is None else datetime.fromtimestamp(whole(seconds), UTC)
+
+
+def storable(value: Any, removed: Collection[str]) -> Any:
+    """Without the named fields, and without what Postgres cannot keep: NUL, lone surrogates, infinity."""
+    if isinstance(value, dict):
+        return {
+            storable(name, ()): "[removed]" if name in removed and item else storable(item, removed)
+            for name, item in value.items()
+        }
+    if isinstance(value, list):
+        return [storable(item, removed) for item in value]
+    if isinstance(value, str):
+        return value.encode(errors="replace").decode().replace("\0", "?")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError("a number that is not finite")
+    return value

@@ -1,0 +1,110 @@
+"""Settings: one environment variable each, read once at the edge.
+
+Every variable starts with ``PGCHECKOUT_``; a ``.env`` file in the working directory is read too. docs/settings in the
+README lists them, and a test holds that table to this class.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from bridge.errors import SetupError
+
+__all__ = ["Settings", "load_settings"]
+
+
+class Settings(BaseSettings):
+    """What an installation can choose."""
+
+    model_config = SettingsConfigDict(env_prefix="PGCHECKOUT_", env_file=".env", extra="ignore", frozen=True)
+
+    environment: Literal["production", "development"] = Field(
+        "production", description="`development` allows the sandbox provider."
+    )
+    public_url: HttpUrl = Field(
+        HttpUrl("http://127.0.0.1:8000"), description="Where browsers and providers reach the bridge."
+    )
+    success_url: HttpUrl = Field(
+        HttpUrl("http://127.0.0.1:8000/"), description="Page of your app for buyers who have paid or are about to."
+    )
+    cancel_url: HttpUrl = Field(
+        HttpUrl("http://127.0.0.1:8000/"), description="Page of your app for buyers who came back without paying."
+    )
+    default_provider: str = Field("stripe", description="Provider of a checkout that names none.")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="Origins of web apps that may call the bridge, separated by commas. None by default."
+    )
+    max_body_bytes: int = Field(524_288, ge=1024, description="Largest request body that is read.")
+
+    database_url: SecretStr | None = Field(
+        None,
+        description="Direct Postgres connection (the fast path), as `postgres` or a role that inherits `service_role`.",
+    )
+    database_role: str = Field(
+        "service_role", description="Role that each connection takes. Empty behind a transaction-mode pooler."
+    )
+    database_pool_size: int = Field(8, ge=1, le=100, description="Most connections to keep.")
+    database_prepared: bool = Field(
+        True, description="Prepare statements. `false` behind a pooler that cannot keep them."
+    )
+    supabase_url: HttpUrl | None = Field(None, description="Project URL, for RPC over HTTP and for its signing keys.")
+    supabase_service_key: SecretStr | None = Field(
+        None, description="Secret (service) key: RPC over HTTP, used when there is no `DATABASE_URL`."
+    )
+
+    jwt_secret: SecretStr | None = Field(None, description="Legacy HS256 secret of the project's user tokens.")
+    jwks_url: HttpUrl | None = Field(
+        None, description="Public keys of the project's user tokens; by default those of `SUPABASE_URL`."
+    )
+    jwt_audience: str = Field("authenticated", description="Audience that user tokens must have.")
+
+    stripe_secret_key: SecretStr | None = Field(None, description="Stripe API key, `sk_…` or `rk_…`.")
+    stripe_webhook_secrets: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="Signing secrets of the webhook endpoint, `whsec_…`; two with a comma during a roll-over.",
+    )
+    stripe_api_url: HttpUrl = Field(HttpUrl("https://api.stripe.com"), description="For tests against a simulator.")
+
+    sandbox_secret: SecretStr | None = Field(
+        None, description="Turns the sandbox provider on (development only): key of its API and of its signatures."
+    )
+    sandbox_url: HttpUrl | None = Field(None, description="Where the sandbox runs; by default inside the bridge.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+        for name in ("cors_origins", "stripe_webhook_secrets"):
+            value = values.get(name)
+            if isinstance(value, str):
+                values[name] = tuple(part.strip() for part in value.split(",") if part.strip())
+        return values
+
+    @model_validator(mode="after")
+    def _no_sandbox_in_production(self) -> Self:
+        if self.environment == "production" and self.sandbox_secret:
+            raise ValueError(
+                "PGCHECKOUT_SANDBOX_SECRET is set in production: anybody could pay with play money. "
+                "Remove it, or set PGCHECKOUT_ENVIRONMENT=development."
+            )
+        return self
+
+    def url(self, path: str) -> str:
+        """An address below ``public_url``."""
+        return str(self.public_url).rstrip("/") + path
+
+
+def load_settings(**overrides: object) -> Settings:
+    """Read the environment; raises SetupError that names each wrong variable."""
+    try:
+        return Settings(**overrides)  # type: ignore[arg-type] # values are checked by pydantic
+    except ValidationError as error:
+        lines = [_explain(problem["loc"], problem["msg"]) for problem in error.errors(include_input=False)]
+        raise SetupError("; ".join(lines)) from None
+
+
+def _explain(location: tuple[int | str, ...], message: str) -> str:
+    name = f"PGCHECKOUT_{str(location[0]).upper()}: " if location else ""
+    return name + message.removeprefix("Value error, ")

@@ -1,0 +1,169 @@
+"""The values that travel between providers, the bridge and the database. All amounts are in minor units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import Any, Literal, Self
+from uuid import UUID
+
+from bridge.errors import Refused
+
+__all__ = ["Applied", "Attempt", "Event", "Notification", "Outcome", "Page", "Refund", "Returned", "Source", "Status"]
+
+Status = Literal["pending", "processing", "completed", "failed", "expired", "cancelled"]
+Source = Literal["client", "webhook", "verify", "return", "reconcile", "cron", "admin"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attempt:
+    """A checkout session and the attempt at a provider that speaks for it, as ``payments.attempt_answer`` gives them.
+
+    ``amount`` is in minor units of ``currency`` (ISO 4217, upper case). ``number`` and ``reference`` are None when no
+    page was opened yet; ``checkout_url`` is None until the provider has opened one.
+    """
+
+    session_id: UUID
+    user_id: UUID
+    status: str
+    fulfilment_status: str
+    fulfilment: Mapping[str, Any] | None
+    review_reason: str | None
+    amount: int
+    currency: str
+    email: str | None
+    product_id: str
+    product_name: str
+    provider: str
+    provider_payment_id: str | None
+    session_expires_at: datetime
+    number: int | None
+    reference: str | None
+    provider_session_id: str | None
+    checkout_url: str | None
+    created_at: datetime | None
+    expires_at: datetime | None
+    replaced: Mapping[str, str] | None = None
+
+    @classmethod
+    def from_json(cls, answer: Mapping[str, Any]) -> Self:
+        """Read what ``open_checkout_attempt`` and ``find_checkout_attempt`` answer."""
+        known = {name: answer[name] for name in cls.__dataclass_fields__ if name in answer}
+        for name in ("session_expires_at", "created_at", "expires_at"):
+            known[name] = datetime.fromisoformat(known[name]) if known[name] else None
+        for name in ("session_id", "user_id"):
+            known[name] = UUID(known[name])
+        return cls(**known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Page:
+    """A payment page that a provider opened. ``provider_session_id`` is the provider's own name for it."""
+
+    provider_session_id: str
+    url: str
+    expires_at: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refund:
+    """Money given back. ``amount`` in minor units; ``status`` is pending, succeeded, failed or cancelled."""
+
+    provider_refund_id: str
+    amount: int
+    status: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """What a provider says about an attempt, in our words (section 5 of the contract).
+
+    ``status`` is None when it only speaks of refunds or a dispute. ``provider_payment_id`` is canonical: every path
+    derives the same id for the same money.
+    """
+
+    provider: str
+    status: Status | None
+    source: Source
+    reference: str | None = None
+    session_id: UUID | None = None
+    provider_session_id: str | None = None
+    provider_payment_id: str | None = None
+    amount: int | None = None
+    currency: str | None = None
+    paid_at: datetime | None = None
+    provider_customer_id: str | None = None
+    refunds: tuple[Refund, ...] = ()
+    disputed: bool = False
+    error_code: str | None = None
+    error_message: str | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that ``apply_payment_outcome`` takes."""
+        said = asdict(self)
+        said["paid_at"] = self.paid_at.isoformat() if self.paid_at else None
+        said["session_id"] = str(self.session_id) if self.session_id else None
+        return said
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """A provider's notification as it is kept: its own id and type, and its body without secrets."""
+
+    id: str
+    type: str
+    payload: Mapping[str, Any]
+
+    def to_json(self) -> dict[str, Any]:
+        """The form that ``apply_payment_outcome`` takes."""
+        return {"id": self.id, "type": self.type, "payload": self.payload}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """A genuine notification.
+
+    ``outcome`` is None when there is nothing to apply: then either ``ignored`` says why that is fine, or ``refused``
+    why a person must look. ``ours`` is False when nothing in it shows that this installation caused it; an unknown
+    session is then somebody else's business.
+    """
+
+    event: Event
+    outcome: Outcome | None = None
+    ignored: str = ""
+    refused: Refused | None = None
+    ours: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Returned:
+    """Where a buyer comes back from: one of the two ids names the attempt. It proves nothing.
+
+    ``outcome`` is set by providers whose signed return is the only proof there will ever be.
+    """
+
+    reference: str | None = None
+    provider_session_id: str | None = None
+    outcome: Outcome | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Applied:
+    """What the database made of an outcome. A ``duplicate`` event was handled before; the rest is then unset."""
+
+    duplicate: bool = False
+    session_id: UUID | None = None
+    status: str | None = None
+    already_completed: bool = False
+    fulfilment_status: str | None = None
+    fulfilment: Mapping[str, Any] | None = None
+    review_reason: str | None = None
+
+    @classmethod
+    def from_json(cls, answer: Mapping[str, Any]) -> Self:
+        """Read what ``apply_payment_outcome`` answers."""
+        known = {name: answer[name] for name in cls.__dataclass_fields__ if name in answer}
+        if known.get("session_id"):
+            known["session_id"] = UUID(known["session_id"])
+        return cls(**known)

@@ -1,0 +1,104 @@
+"""``sql/`` is what people read and edit, ``supabase/migrations`` is what databases run: both must build the same."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+
+from bridge.local.postgres import SUPERUSER, LocalPostgres
+from tests.support.schema import apply_migrations, apply_source, describe, difference
+
+if TYPE_CHECKING:
+    from tests.migrations.conftest import NewDatabase
+
+QUOTE = "function public.quote_checkout(text, text, text)"
+BALANCES = "public.payment_credit_balances"
+OLD_DEFAULT_PRIVILEGES = """
+    alter default privileges for role postgres in schema public
+    grant all on tables to anon, authenticated, service_role;
+    alter default privileges for role postgres in schema public
+    grant all on sequences to anon, authenticated, service_role;
+    alter default privileges for role postgres in schema public
+    grant all on functions to anon, authenticated, service_role;
+"""
+
+
+def _run_as(url: str, statement: str) -> None:
+    with psycopg.connect(url, autocommit=True) as connection:
+        connection.execute(statement.encode())
+
+
+def _changed_lines(diff: str) -> list[str]:
+    """What was added or removed, without the headings that pg_dump gives to objects."""
+    lines = [line for line in diff.splitlines() if line.startswith(("+", "-")) and not line.startswith(("+++", "---"))]
+    return [line for line in lines if not line[1:].startswith("--")]
+
+
+def test_both_build_the_same_objects_owners_grants_comments_and_rows(
+    server: LocalPostgres, new_database: NewDatabase
+) -> None:
+    (from_source, source_url), (from_migrations, migrations_url) = new_database(), new_database()
+    apply_source(source_url)
+    apply_migrations(migrations_url)
+    assert not difference(describe(server, from_source), describe(server, from_migrations))
+
+
+@pytest.mark.parametrize(
+    ("change", "evidence"),
+    [
+        (f"revoke execute on {QUOTE} from authenticated", "-GRANT ALL ON FUNCTION"),
+        (f"grant execute on {QUOTE} to anon", "+GRANT ALL ON FUNCTION"),
+        (f"grant execute on {QUOTE} to public", "-REVOKE ALL ON FUNCTION"),
+        ("grant update on sequence public.payment_credit_entries_id_seq to anon", "+GRANT UPDATE ON SEQUENCE"),
+        ("grant select (email) on public.payment_checkout_sessions to anon", "+GRANT SELECT(email)"),
+        ("comment on table payments.captures is 'Something else.'", "+COMMENT ON TABLE payments.captures"),
+        ("alter function payments.fulfil_none owner to service_role", "+ALTER FUNCTION payments.fulfil_none"),
+        ("alter function payments.fulfil_none security definer", "SECURITY DEFINER"),
+        ("alter table payments.captures disable row level security", "-ALTER TABLE payments.captures ENABLE ROW LEVEL"),
+        (f"drop policy payment_credit_balances_are_read_by_their_user on {BALANCES}", "-CREATE POLICY"),
+        ("alter publication supabase_realtime drop table public.payment_checkout_sessions", "-ALTER PUBLICATION"),
+        ("update payments.settings set session_ttl = '2 hours'", "+payments.settings"),
+        ("delete from payments.fulfilment_handlers where kind = 'none'", "-payments.fulfilment_handlers"),
+    ],
+)  # fmt: skip
+def test_the_comparison_notices_what_a_migration_forgot(
+    server: LocalPostgres, new_database: NewDatabase, change: str, evidence: str
+) -> None:
+    name, url = new_database()
+    apply_migrations(url)
+    before = describe(server, name)
+    _run_as(server.url(name, SUPERUSER), change)
+    assert evidence in difference(before, describe(server, name))
+
+
+def test_migrations_run_where_realtime_has_no_publication(server: LocalPostgres, new_database: NewDatabase) -> None:
+    (with_it, with_url), (without_it, without_url) = new_database(), new_database()
+    apply_migrations(with_url)
+    _run_as(without_url, "drop publication supabase_realtime")
+    apply_migrations(without_url)
+    changed = _changed_lines(difference(describe(server, with_it), describe(server, without_it)))
+    assert changed, "the publication was there all the same"
+    assert [line for line in changed if "PUBLICATION" not in line] == []
+
+
+def test_a_project_with_the_old_default_privileges_gets_the_same_grants(
+    server: LocalPostgres, new_database: NewDatabase
+) -> None:
+    (new_style, new_url), (old_style, old_url) = new_database(), new_database()
+    apply_migrations(new_url)
+    _run_as(old_url, OLD_DEFAULT_PRIVILEGES)
+    apply_migrations(old_url)
+    changed = _changed_lines(difference(describe(server, new_style), describe(server, old_style)))
+    assert changed, "the old default privileges were not in force"
+    assert [line for line in changed if "ALTER DEFAULT PRIVILEGES" not in line] == []
+
+
+def test_migrations_need_no_superuser(new_database: NewDatabase) -> None:
+    _, url = new_database()
+    apply_migrations(url)
+    with psycopg.connect(url) as connection:
+        who = connection.execute("select current_user, rolsuper from pg_roles where rolname = current_user").fetchone()
+        assert who == ("postgres", False)
+        assert connection.execute("select count(*) from public.payment_checkout_sessions").fetchone() == (0,)
