@@ -5,6 +5,7 @@ Source: supabase.com/docs/guides/auth/jwts and /signing-keys.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ __all__ = ["Tokens", "User"]
 
 _KEYS_ARE_FRESH_FOR = 600.0
 _ASK_AGAIN_AFTER = 10.0  # an unknown key id may be a new key, but may not make us ask all the time
+_CLOCKS_DIFFER_BY = 30.0  # as PostgREST allows
 _ASYMMETRIC = ("ES256", "RS256")
 
 
@@ -43,6 +45,8 @@ class Tokens:
             self._url = str(settings.supabase_url).rstrip("/") + "/auth/v1/.well-known/jwks.json"
         self._keys: dict[str, jwt.PyJWK] = {}
         self._asked_at = float("-inf")
+        self._failed = ""
+        self._asking = asyncio.Lock()
 
     async def user(self, authorization: str | None) -> User:
         """The user of an ``Authorization: Bearer …`` header. Raises NotSignedIn; ProviderUnavailable without keys."""
@@ -54,7 +58,7 @@ class Tokens:
             if claims.get("role") != "authenticated":
                 raise jwt.InvalidTokenError
             return User(UUID(claims["sub"]), claims.get("email") or None)
-        except (jwt.InvalidTokenError, ValueError, TypeError, AttributeError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, AttributeError) as error:
             why = "has expired" if isinstance(error, jwt.ExpiredSignatureError) else "is not valid"
             raise NotSignedIn(f"The access token {why}.", "Refresh the session and try again.") from None
 
@@ -69,24 +73,44 @@ class Tokens:
         else:
             raise jwt.InvalidAlgorithmError
         claims: dict[str, Any] = jwt.decode(
-            token, key, algorithms=[algorithm], audience=self._audience, options={"require": ["exp", "sub", "aud"]}
+            token,
+            key,
+            algorithms=[algorithm],
+            audience=self._audience,
+            leeway=_CLOCKS_DIFFER_BY,
+            options={"require": ["exp", "sub", "aud"]},
         )
         return claims
 
     async def _public_key(self, key_id: Any, url: str) -> jwt.PyJWK:
-        age = time.monotonic() - self._asked_at
-        if age > _KEYS_ARE_FRESH_FOR or (key_id not in self._keys and age > _ASK_AGAIN_AFTER):
-            try:
-                response = await self._client.get(url)
-                found = jwt.PyJWKSet.from_dict(response.raise_for_status().json()).keys
-            except (httpx.HTTPError, ValueError, jwt.PyJWKError, jwt.PyJWKSetError) as error:
-                if not self._keys:
-                    raise ProviderUnavailable(
-                        f"The project's signing keys cannot be fetched ({type(error).__name__}).", "Try again later."
-                    ) from None
-            else:
-                self._keys = {str(key.key_id): key for key in found if key.algorithm_name in _ASYMMETRIC}
-                self._asked_at = time.monotonic()
+        async with self._asking:  # of many callers with a new key, one asks
+            age = time.monotonic() - self._asked_at
+            if age > _ASK_AGAIN_AFTER and (age > _KEYS_ARE_FRESH_FOR or key_id not in self._keys or self._failed):
+                await self._ask(url)
+        if not self._keys and self._failed:
+            raise ProviderUnavailable(
+                f"The project's signing keys cannot be fetched ({self._failed}).", "Try again later."
+            )
         if key_id not in self._keys:
             raise jwt.InvalidKeyError
         return self._keys[key_id]
+
+    async def _ask(self, url: str) -> None:
+        """Fetch the keys; those known before are good enough while that fails."""
+        try:
+            answer = (await self._client.get(url)).raise_for_status().json()
+            found = [key for member in answer["keys"] if (key := _usable(member))]
+        except (httpx.HTTPError, ValueError, LookupError, TypeError) as error:
+            self._failed = type(error).__name__
+        else:
+            self._keys = {str(key.key_id): key for key in found}
+            self._failed = ""
+        self._asked_at = time.monotonic()
+
+
+def _usable(member: Any) -> jwt.PyJWK | None:
+    try:
+        key = jwt.PyJWK(member)
+    except (jwt.PyJWTError, AttributeError):  # one key of a kind that we do not know must not hide the others
+        return None
+    return key if key.algorithm_name in _ASYMMETRIC else None

@@ -16,12 +16,13 @@ from bridge.errors import (
     ProviderError,
     ProviderUnknown,
     Refused,
+    SessionExpired,
     SessionNotFound,
     SessionNotPending,
 )
 from bridge.providers import Provider
 from bridge.rpc import AttemptName, Rpc
-from bridge.values import Applied, Attempt, Notification, Source
+from bridge.values import Applied, Attempt, Event, Notification, Source
 
 __all__ = ["Checkout", "Handled", "Opened", "Verified"]
 
@@ -82,7 +83,7 @@ class Checkout:
         session_id = await self._rpc.get_or_create_checkout_session(user.id, {**arguments, "p_provider": provider})
         try:
             return await self._open(session_id, provider)
-        except SessionNotPending:
+        except (SessionNotPending, SessionExpired):
             attempt = await self._rpc.find_checkout_attempt(session_id=session_id)
             return _opened(attempt, None)
 
@@ -98,22 +99,31 @@ class Checkout:
         attempt = await self._rpc.find_checkout_attempt(**name, user_id=user.id if user else None)
         if attempt.reference is None or attempt.status in _PAID:
             return _verified(attempt, verified=attempt.status in _PAID)
-        outcome = await self.provider(attempt.provider).ask(attempt, source)
-        # both names must lead to the same session, or the database refuses
-        applied = await self._rpc.apply_payment_outcome(replace(outcome, session_id=attempt.session_id))
-        return _verified(attempt, applied=applied, verified=True)
+        applied = await self._ask(attempt, source)
+        if applied.status == "completed" or not attempt.other_pages:
+            return _verified(attempt, applied=applied, verified=True)
+        # the buyer may have paid on an earlier page whose notification was lost
+        for page in attempt.other_pages:
+            await self._settle(page, source)
+        attempt = await self._rpc.find_checkout_attempt(session_id=attempt.session_id)
+        return _verified(attempt, verified=True)
 
     async def notified(self, provider: str, headers: Mapping[str, str], body: bytes) -> Handled:
-        """Handle a webhook. Raises what the provider should repeat the delivery for; the rest is answered."""
-        notification = await self.provider(provider).read_notification(headers, body)
+        """Handle a webhook. Raises what the provider should repeat the delivery for; the rest is answered.
+
+        Whatever is genuine and cannot be applied is kept, whether or not it is repeated.
+        """
+        adapter = self.provider(provider)
+        event = adapter.read_event(headers, body)
         try:
+            notification = await adapter.interpret(event)
             return await self._apply(notification)
-        except Refused as error:
-            if isinstance(error, SessionNotFound) and not notification.ours:
-                return Handled(result="ignored", reason="not a payment of this installation")
-            await self._rpc.record_webhook_failure(provider, notification.event, error)
-            log.warning("%s webhook %s not applied: %s", provider, notification.event.id, error.reason)
-            if error.retryable:
+        except PgcheckoutError as error:
+            log.warning("%s webhook %r not applied: %s", provider, event.id, error.reason)
+            # our rules refuse for good; whatever else went wrong may be mended by the next delivery
+            comes_again = error.retryable or not isinstance(error, Refused)
+            kept = await self._keep(provider, event, error.reason, comes_again=comes_again)
+            if comes_again or not kept:
                 raise
             return Handled(result="refused", reason=error.reason)
 
@@ -135,37 +145,72 @@ class Checkout:
             log.warning("return from %s not verified: %s", provider, error.reason)
             return _verified(await self._rpc.find_checkout_attempt(**wanted), verified=False)
 
+    async def _ask(self, attempt: Attempt, source: Source) -> Applied:
+        outcome = await self.provider(attempt.provider).ask(attempt, source)
+        # both names must lead to the same session, or the database refuses
+        return await self._rpc.apply_payment_outcome(replace(outcome, session_id=attempt.session_id))
+
     async def _apply(self, notification: Notification) -> Handled:
         if notification.refused:
             raise notification.refused
         if notification.outcome is None:
             return Handled(result="ignored", reason=notification.ignored)
-        applied = await self._rpc.apply_payment_outcome(notification.outcome, notification.event)
+        try:
+            applied = await self._rpc.apply_payment_outcome(notification.outcome, notification.event)
+        except SessionNotFound:
+            if notification.ours:
+                raise
+            return Handled(result="ignored", reason="not a payment of this installation")
         return Handled(result="duplicate" if applied.duplicate else "applied")
+
+    async def _keep(self, provider: str, event: Event, reason: str, *, comes_again: bool) -> bool:
+        try:
+            await self._rpc.record_webhook_failure(provider, event, reason, comes_again=comes_again)
+        except PgcheckoutError as error:
+            log.warning("%s webhook %r could not be kept either: %s", provider, event.id, error.reason)
+            return False
+        return True
 
     async def _open(self, session_id: UUID, provider: str) -> Opened:
         attempt = await self._rpc.open_checkout_attempt(session_id, provider)
-        if attempt.replaced:
-            await self._close_replaced(attempt.replaced)
-        if attempt.checkout_url is None and attempt.number is not None:
-            try:
-                page = await self.provider(provider).open_page(attempt)
-            except PgcheckoutError as error:
-                await self._rpc.abandon_checkout_attempt(attempt.number, error)
-                raise
-            try:
-                await self._rpc.attach_checkout_attempt(attempt.number, page)
-                return _opened(attempt, page.url, page.expires_at)
-            except AttemptAttached:  # another call opened a page for it meanwhile: that one is shown
-                attempt = await self._rpc.open_checkout_attempt(session_id, provider)
-        return _opened(attempt, attempt.checkout_url)
-
-    async def _close_replaced(self, replaced: Mapping[str, str]) -> None:
+        if attempt.checkout_url is not None or attempt.number is None:
+            return _opened(attempt, attempt.checkout_url, attempt.expires_at)
+        if await self._paid_elsewhere(attempt):
+            return _opened(await self._rpc.find_checkout_attempt(session_id=session_id), None)
         try:
-            await self.provider(replaced["provider"]).close_page(replaced["provider_session_id"])
+            page = await self.provider(provider).open_page(attempt)
         except PgcheckoutError as error:
-            # its payment would be recorded and flagged as a duplicate
-            log.warning("page %s stays open: %s", replaced["provider_session_id"], error.reason)
+            # after a lost answer the page may exist: the next try continues this attempt and may get it
+            if not error.retryable:
+                await self._rpc.abandon_checkout_attempt(attempt.number, error)
+            raise
+        try:
+            await self._rpc.attach_checkout_attempt(attempt.number, page)
+        except AttemptAttached:  # another call opened a page for it meanwhile: that one is shown
+            attempt = await self._rpc.open_checkout_attempt(session_id, provider)
+            return _opened(attempt, attempt.checkout_url, attempt.expires_at)
+        return _opened(attempt, page.url, page.expires_at)
+
+    async def _paid_elsewhere(self, attempt: Attempt) -> bool:
+        """Close the other pages of a purchase; when one cannot be closed because it is paid, apply that instead."""
+        for page in attempt.other_pages:
+            try:
+                if not await self.provider(page["provider"]).close_page(page["provider_session_id"]):
+                    applied = await self._settle(page, "client")
+                    if applied and applied.session_id == attempt.session_id and applied.status != "pending":
+                        return True
+            except PgcheckoutError as error:
+                # its payment would be recorded and flagged
+                log.warning("page %r may stay open: %s", page["provider_session_id"], error.reason)
+        return False
+
+    async def _settle(self, page: Mapping[str, str], source: Source) -> Applied | None:
+        name = AttemptName(provider=page["provider"], provider_session_id=page["provider_session_id"])
+        try:
+            return await self._ask(await self._rpc.find_checkout_attempt(**name), source)
+        except (ProviderError, ProviderUnknown) as error:
+            log.warning("page %r could not be asked about: %s", page["provider_session_id"], error.reason)
+            return None
 
 
 def _opened(attempt: Attempt, url: str | None, expires_at: datetime | None = None) -> Opened:

@@ -102,7 +102,8 @@ def migrate(
     database_url: Annotated[str | None, typer.Option(help="Instead of PGCHECKOUT_DATABASE_URL.")] = None,
 ) -> None:
     """Apply the packaged migrations and record them where the Supabase CLI looks."""
-    applied = apply_migrations(database_url or _database_url(load_settings()))
+    settings = load_settings(**{"database_url": database_url} if database_url else {})
+    applied = apply_migrations(_database_url(settings))
     for migration in applied:
         typer.echo(f"applied {migration.version}_{migration.name}")
     typer.echo(f"{len(applied)} applied; the database is up to date.")

@@ -9,8 +9,9 @@ from typing import Any, Literal
 
 import httpx
 import psycopg
+from psycopg.conninfo import conninfo_to_dict
 
-from bridge.errors import PgcheckoutError
+from bridge.errors import PgcheckoutError, SetupError
 from bridge.migrations import pending_migrations
 from bridge.rpc import connect_rpc
 from bridge.settings import Settings
@@ -19,26 +20,55 @@ __all__ = ["Finding", "examine"]
 
 OLDEST_POSTGRES = 150_000
 CLOCK_SKEW_SECONDS = 30.0
+TRANSACTION_POOLER_PORT = "6543"  # Supavisor's, and PgBouncer's, on Supabase
 
+# what migrations grant: users call these, and write to no table
 _WRONG_GRANTS = """
 with ours as (
-    select p.oid, n.nspname || '.' || p.proname as name, n.nspname
+    select p.oid, n.nspname || '.' || p.proname as name, n.nspname, case n.nspname || '.' || p.proname
+        when 'public.get_or_create_checkout_session' then true
+        when 'public.get_latest_checkout_session' then true
+        when 'public.cancel_checkout_session' then true
+        when 'public.quote_checkout' then true
+        when 'payments.get_or_create_checkout_session' then true
+        when 'payments.cancel_checkout_session' then true
+        when 'payments.make_offer' then true
+        when 'payments.is_service' then true
+        when 'payments.require_user' then true
+        else false
+    end as for_users
     from pg_proc as p
     inner join pg_namespace as n on p.pronamespace = n.oid
-    where n.nspname = 'payments'
-        or (n.nspname = 'public' and p.prosrc ~ 'payments\\.')
+    where n.nspname = 'payments' or (n.nspname = 'public' and p.prosrc ~ 'payments\\.')
+),
+
+our_tables as (
+    select c.oid, c.oid::regclass::text as name, c.relrowsecurity
+    from pg_class as c
+    inner join pg_namespace as n on c.relnamespace = n.oid
+    where c.relkind in ('r', 'p')
+        and (n.nspname = 'payments' or (n.nspname = 'public' and c.relname like 'payment\\_%'))
 )
 
-select 'anon can execute ' || name from ours where has_function_privilege('anon', oid, 'execute')
+select role || ' can execute ' || name
+from ours, unnest(array['anon', 'authenticated']) as role
+where has_function_privilege(role, oid, 'execute') and not (role = 'authenticated' and for_users)
+union all
+select 'authenticated cannot execute ' || name
+from ours
+where for_users and not has_function_privilege('authenticated', oid, 'execute')
 union all
 select 'service_role cannot execute ' || name
 from ours
 where nspname = 'public' and not has_function_privilege('service_role', oid, 'execute')
 union all
-select 'row-level security is off on ' || c.oid::regclass::text
-from pg_class as c
-where c.relkind in ('r', 'p') and not c.relrowsecurity
-    and (c.relnamespace = to_regnamespace('payments') or c.oid::regclass::text ~ '^(public\\.)?payment_')
+select role || ' can write to ' || name
+from our_tables, unnest(array['anon', 'authenticated']) as role
+where has_table_privilege(role, oid, 'insert, update, delete')
+union all
+select 'row-level security is off on ' || name
+from our_tables
+where not relrowsecurity
 """
 
 _EXPOSED = """
@@ -68,7 +98,7 @@ async def examine(settings: Settings) -> AsyncIterator[Finding]:
     yield await _tokens(settings)
     yield await _bridge_path(settings)
     if settings.database_url:
-        for finding in _database(settings.database_url.get_secret_value()):
+        for finding in _database(settings.database_url.get_secret_value(), settings.database_role):
             yield finding
 
 
@@ -144,25 +174,33 @@ async def _bridge_path(settings: Settings) -> Finding:
     return Finding("ok", "functions", f"can be called over {path}")
 
 
-def _database(url: str) -> Iterator[Finding]:
+def _database(url: str, role: str) -> Iterator[Finding]:
     try:
+        if role and str(conninfo_to_dict(url).get("port")) == TRANSACTION_POOLER_PORT:
+            remedy = "Set PGCHECKOUT_DATABASE_ROLE= (empty) and log in as a role of its own, or connect directly."
+            yield Finding("error", "pooler", "A role set on a pooled connection leaks to its other users.", remedy)
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
-            version = connection.info.server_version
-            old = version < OLDEST_POSTGRES
-            remedy = "PostgreSQL 15 or newer is needed." if old else ""
-            yield Finding("error" if old else "ok", "postgres", f"version {version // 10_000}", remedy)
-            pending = pending_migrations(connection)
-            if pending:
-                names = ", ".join(f"{m.version}_{m.name}" for m in pending)
-                yield Finding("error", "migrations", f"not applied: {names}", "Run `pgcheckout migrate`.")
-            else:
-                yield Finding("ok", "migrations", "all applied")
-                yield from _grants(connection)
-            yield _clock(connection)
+            yield from _server(connection)
+    except SetupError as error:
+        yield Finding("error", "postgres", error.message, error.hint)
     except psycopg.OperationalError as error:
-        yield Finding(
-            "error", "postgres", f"cannot be reached ({type(error).__name__})", "Check PGCHECKOUT_DATABASE_URL."
-        )
+        why = f"cannot be reached ({type(error).__name__})"
+        yield Finding("error", "postgres", why, "Check PGCHECKOUT_DATABASE_URL.")
+
+
+def _server(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    version = connection.info.server_version
+    old = version < OLDEST_POSTGRES
+    remedy = "PostgreSQL 15 or newer is needed." if old else ""
+    yield Finding("error" if old else "ok", "postgres", f"version {version // 10_000}", remedy)
+    pending = pending_migrations(connection)
+    if pending:
+        names = ", ".join(f"{migration.version}_{migration.name}" for migration in pending)
+        yield Finding("error", "migrations", f"not applied: {names}", "Run `pgcheckout migrate`.")
+    else:
+        yield Finding("ok", "migrations", "all applied")
+        yield from _grants(connection)
+    yield _clock(connection)
 
 
 def _grants(connection: psycopg.Connection[Any]) -> Iterator[Finding]:

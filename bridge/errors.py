@@ -129,6 +129,11 @@ class NotYourSession(Refused):
     status = 403
 
 
+class ServiceOnly(Refused):
+    reason = "service_only"
+    status = 403
+
+
 class UserRequired(Refused):
     reason = "user_required"
     status = 422

@@ -11,6 +11,8 @@ from bridge.errors import SetupError
 
 __all__ = ["Migration", "migrate", "packaged_migrations", "pending_migrations", "seed_file"]
 
+_AS_OWNER = "Connect as the role that owns the project's schema (postgres), then run it again."
+
 # any constant will do, as long as every pgcheckout uses the same
 _LOCK = 7_243_920_531
 
@@ -56,11 +58,16 @@ def _read(file: Path) -> Migration:
 
 
 def pending_migrations(connection: psycopg.Connection) -> list[Migration]:
-    """Those that the database has not seen."""
-    known: set[str] = set()
-    if _value(connection, "select to_regclass('supabase_migrations.schema_migrations') is not null"):
-        rows = connection.execute("select version from supabase_migrations.schema_migrations").fetchall()
-        known = {str(version) for (version,) in rows}
+    """Those that the database has not seen. Raises SetupError when another project used one of our versions."""
+    known: dict[str, str | None] = {}
+    if _has_history(connection):
+        known = dict(connection.execute("select version, name from supabase_migrations.schema_migrations").fetchall())
+    for migration in packaged_migrations():
+        if known.get(migration.version) not in (None, migration.name):
+            raise SetupError(
+                f"Version {migration.version} is taken by the migration {known[migration.version]!r} of this project.",
+                f"Rename one of the two; ours is {migration.name}.",
+            )
     return [migration for migration in packaged_migrations() if migration.version not in known]
 
 
@@ -72,13 +79,16 @@ def migrate(url: str) -> list[Migration]:
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
             connection.execute("select pg_advisory_lock(%s)", (_LOCK,))
-            connection.execute(_HISTORY)
+            if not _has_history(connection):
+                connection.execute(_HISTORY)
             pending = pending_migrations(connection)
             for migration in pending:
                 _apply(connection, migration)
             return pending
     except psycopg.OperationalError as error:
         raise SetupError(f"The database cannot be reached: {error}".strip(), "Check PGCHECKOUT_DATABASE_URL.") from None
+    except psycopg.errors.InsufficientPrivilege as error:
+        raise SetupError(f"This role may not migrate: {error.diag.message_primary}.", _AS_OWNER) from None
 
 
 def _apply(connection: psycopg.Connection, migration: Migration) -> None:
@@ -93,10 +103,10 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> None:
     except psycopg.Error as error:
         raise SetupError(
             f"Migration {migration.version}_{migration.name} failed and was rolled back: {error}",
-            "Connect as the role that owns the project's schema (postgres), then run it again.",
+            _AS_OWNER,
         ) from None
 
 
-def _value(connection: psycopg.Connection, query: str) -> object:
-    row = connection.execute(query.encode()).fetchone()
-    return row[0] if row else None
+def _has_history(connection: psycopg.Connection) -> bool:
+    row = connection.execute("select to_regclass('supabase_migrations.schema_migrations') is not null").fetchone()
+    return row == (True,)

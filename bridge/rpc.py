@@ -6,7 +6,10 @@ their Python shapes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import json
+import select
+from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol, TypedDict, Unpack
 from uuid import UUID
@@ -27,6 +30,7 @@ if TYPE_CHECKING:  # importing supabase costs a quarter of a second and 20 MB: o
 __all__ = ["AttemptName", "PostgresTransport", "Rpc", "SupabaseTransport", "Transport", "connect_rpc"]
 
 NOBODY = UUID(int=0)
+_PATIENCE_SECONDS = 5.0  # with a database that does not answer
 _TRY_AGAIN = ("08", "40", "53", "55", "57", "58")  # SQLSTATE classes of a server in trouble, not of a wrong call
 
 
@@ -99,13 +103,13 @@ class Rpc:
         arguments = {"p_outcome": outcome.to_json(), "p_event": event.to_json() if event else None}
         return Applied.from_json(await self._transport.call("apply_payment_outcome", arguments))
 
-    async def record_webhook_failure(self, provider: str, event: Event, error: PgcheckoutError) -> None:
+    async def record_webhook_failure(self, provider: str, event: Event, reason: str, *, comes_again: bool) -> None:
         """Keep a genuine webhook that could not be applied."""
         arguments = {
             "p_provider": provider,
             "p_event": event.to_json(),
-            "p_error": error.reason,
-            "p_retryable": error.retryable,
+            "p_error": reason,
+            "p_retryable": comes_again,
         }
         await self._transport.call("record_webhook_failure", arguments)
 
@@ -133,13 +137,18 @@ class PostgresTransport:
         role = settings.database_role
 
         async def take_role(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> None:
+            # the limits that PostgREST's role has on Supabase: a lock held elsewhere may not use up the pool
+            await connection.execute("set statement_timeout = '8s'")
+            await connection.execute("set lock_timeout = '5s'")
             await connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
 
         pool: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
             settings.database_url.get_secret_value(),
             min_size=1,
             max_size=settings.database_pool_size,
-            timeout=5.0,
+            timeout=_PATIENCE_SECONDS,
+            # the pool waits ever longer between its tries: after an outage, let the next call begin anew
+            reconnect_timeout=_PATIENCE_SECONDS,
             open=False,
             configure=take_role if role else None,
             kwargs={
@@ -147,26 +156,43 @@ class PostgresTransport:
                 "prepare_threshold": 0 if settings.database_prepared else None,
                 "application_name": "pgcheckout",
                 "connect_timeout": 5,
+                "tcp_user_timeout": 10_000,
             },
         )
         await pool.open()
         return cls(pool)
 
     async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
-        values = [Jsonb(value) if isinstance(value, dict) else value for value in arguments.values()]
         try:
-            async with self._pool.connection() as connection:
+            values = [_parameter(value) for value in arguments.values()]
+            async with self._connection() as connection:
                 cursor = await connection.execute(self._query(function, tuple(arguments)), values)
-                return (
-                    [row[0] for row in await cursor.fetchall()]
-                    if _is_set(function)
-                    else (await cursor.fetchone() or (None,))[0]
-                )
+                rows = [row[0] for row in await cursor.fetchall()]
+                if _is_set(function):
+                    return rows
+                return None if rows == [""] else rows[0]  # void comes as an empty text
         except psycopg.Error as error:
             raise _from_postgres(error) from None
+        except (UnicodeEncodeError, RecursionError):
+            raise _not_storable() from None
 
     async def close(self) -> None:
         await self._pool.close()
+
+    @contextlib.asynccontextmanager
+    async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
+        """A connection that the server has not closed: after a restart, all that the pool kept are dead."""
+        connection = await self._pool.getconn()
+        for _ in range(self._pool.max_size):
+            if not _has_said_goodbye(connection):
+                break
+            await connection.close()
+            await self._pool.putconn(connection)
+            connection = await self._pool.getconn()
+        try:
+            yield connection
+        finally:
+            await self._pool.putconn(connection)
 
     def _query(self, function: str, names: tuple[str, ...]) -> sql.Composed:
         key = (function, *names)
@@ -197,10 +223,13 @@ class SupabaseTransport:
     async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         from postgrest.exceptions import APIError  # noqa: PLC0415 # see TYPE_CHECKING above
 
+        body = {name: _plain(value) for name, value in arguments.items()}
         try:
-            answer = await self._client.rpc(
-                function, {name: _plain(value) for name, value in arguments.items()}
-            ).execute()
+            json.dumps(body, ensure_ascii=False, allow_nan=False).encode()
+        except (ValueError, RecursionError):
+            raise _not_storable() from None
+        try:
+            answer = await self._client.rpc(function, body).execute()
         except APIError as error:
             raise _from_postgrest(error) from None
         except httpx.HTTPError as error:
@@ -224,6 +253,20 @@ async def connect_rpc(settings: Settings) -> Rpc:
     )
 
 
+def _has_said_goodbye(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> bool:
+    """Whether an idle connection has something to read: that is the end of it. Costs no round trip."""
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
+
+
+def _parameter(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Jsonb(value)
+    # as text, so that one prepared statement takes integers of any size and Postgres judges the range
+    return str(value) if type(value) is int else value
+
+
 def _is_set(function: str) -> bool:
     return function == "get_latest_checkout_session"
 
@@ -241,7 +284,7 @@ def _from_postgres(error: psycopg.Error) -> PgcheckoutError:
             error.sqlstate, diagnostics.message_primary, diagnostics.message_detail, diagnostics.message_hint
         )
     if isinstance(error, psycopg.DataError):  # psycopg's own: a NUL in a text
-        return InvalidRequest("A text contains a character that Postgres cannot store.", "Remove NUL characters.")
+        return _not_storable()
     if isinstance(error, PoolTimeout | psycopg.OperationalError | psycopg.InterfaceError):
         return _away(type(error).__name__)
     return PgcheckoutError(f"The call failed in the driver ({type(error).__name__}).")
@@ -263,6 +306,10 @@ def _from_sqlstate(code: str, message: str | None, detail: str | None, hint: str
     if code[:2] == "22":
         return InvalidRequest("A value does not fit its argument.", f"SQLSTATE {code}.")
     return PgcheckoutError(f"The database refuses the call (SQLSTATE {code}).", "Run `pgcheckout doctor`.")
+
+
+def _not_storable() -> InvalidRequest:
+    return InvalidRequest("A text contains a character that Postgres cannot store.", "Remove NUL and lone surrogates.")
 
 
 def _away(why: str) -> DatabaseUnavailable:

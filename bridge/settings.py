@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, model_validator
+from psycopg import ProgrammingError
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SetupError
@@ -75,7 +77,9 @@ class Settings(BaseSettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _split_lists(cls, values: dict[str, object]) -> dict[str, object]:
+    def _read_text(cls, values: dict[str, object]) -> dict[str, object]:
+        # a variable left empty counts as not set; only the role means something when it is empty
+        values = {name: value for name, value in values.items() if value != "" or name == "database_role"}
         for name in ("cors_origins", "stripe_webhook_secrets"):
             value = values.get(name)
             if isinstance(value, str):
@@ -90,6 +94,17 @@ class Settings(BaseSettings):
                 "Remove it, or set PGCHECKOUT_ENVIRONMENT=development."
             )
         return self
+
+    @field_validator("database_url")
+    @classmethod
+    def _can_be_read(cls, url: SecretStr | None) -> SecretStr | None:
+        try:
+            host = conninfo_to_dict(url.get_secret_value() if url else "").get("host")
+        except ProgrammingError:  # its message quotes the URL, which holds a password
+            host = "@"
+        if "@" in str(host):  # a part of the password was taken for the host, and would be shown as such
+            raise ValueError("not a Postgres URL; percent-encode special characters of the password")
+        return url
 
     def url(self, path: str) -> str:
         """An address below ``public_url``."""

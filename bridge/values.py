@@ -21,7 +21,8 @@ class Attempt:
     """A checkout session and the attempt at a provider that speaks for it, as ``payments.attempt_answer`` gives them.
 
     ``amount`` is in minor units of ``currency`` (ISO 4217, upper case). ``number`` and ``reference`` are None when no
-    page was opened yet; ``checkout_url`` is None until the provider has opened one.
+    page was opened yet; ``checkout_url`` is None until the provider has opened one. ``other_pages``
+    (``provider``, ``provider_session_id``) are those on which the same purchase could still be, or have been, paid.
     """
 
     session_id: UUID
@@ -44,7 +45,7 @@ class Attempt:
     checkout_url: str | None
     created_at: datetime | None
     expires_at: datetime | None
-    replaced: Mapping[str, str] | None = None
+    other_pages: tuple[Mapping[str, str], ...] = ()
 
     @classmethod
     def from_json(cls, answer: Mapping[str, Any]) -> Self:
@@ -52,6 +53,7 @@ class Attempt:
         known = {name: answer[name] for name in cls.__dataclass_fields__ if name in answer}
         for name in ("session_expires_at", "created_at", "expires_at"):
             known[name] = datetime.fromisoformat(known[name]) if known[name] else None
+        known["other_pages"] = tuple(answer.get("other_pages") or ())
         for name in ("session_id", "user_id"):
             known[name] = UUID(known[name])
         return cls(**known)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg import sql
 from pytest_postgresql import factories
 
 from bridge.local.postgres import LOOK_ALIKE, SUPERUSER, LocalPostgres
+from bridge.migrations import migrate, seed_file
 from tests.support import parts
-from tests.support.database import REPOSITORY, Database, apply_files
+from tests.support.database import Database, apply_files
 
 SERVER = LocalPostgres(int(os.environ.get("PG", "18")))
 
@@ -21,8 +22,8 @@ def _build_template(*, host: str, port: int, user: str, dbname: str, **_: Any) -
     url = f"postgresql://{{}}@{host}:{port}/{dbname}"
     with psycopg.connect(url.format(user), autocommit=True) as connection:
         connection.execute(LOOK_ALIKE.read_bytes())
-    apply_files(url.format("postgres"), list((REPOSITORY / "supabase" / "migrations").glob("*.sql")))
-    apply_files(url.format("postgres"), [REPOSITORY / "supabase" / "seed.sql"])
+    migrate(url.format("postgres"))
+    apply_files(url.format("postgres"), [seed_file()])
 
 
 postgresql_server = factories.postgresql_noproc(
@@ -49,10 +50,13 @@ def server() -> LocalPostgres:
 
 
 @pytest.fixture
-def db(postgresql: psycopg.Connection[Any]) -> Iterator[Database]:
+def db(postgresql: psycopg.Connection[Any]) -> Database:
     """A migrated, seeded database of this test's own."""
     info = postgresql.info
-    yield Database(info.host, info.port, info.dbname)
+    # a cloned database does not inherit the grants on its template
+    postgresql.execute(sql.SQL("grant all on database {} to postgres").format(sql.Identifier(info.dbname)))
+    postgresql.commit()
+    return Database(info.host, info.port, info.dbname)
 
 
 def pytest_report_header() -> str:

@@ -11,7 +11,6 @@ from fastapi.middleware.cors import CORSMiddleware
 from bridge import __version__
 from bridge.api import buyers, errors, operations, providers
 from bridge.api.context import Context
-from bridge.api.limits import LimitBody
 from bridge.auth import Tokens
 from bridge.checkout import Checkout
 from bridge.providers import enabled_providers
@@ -48,13 +47,13 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description="Proves payments with their providers and tells Postgres. Amounts are in minor units.",
         lifespan=lifespan,
+        max_body_size=settings.max_body_bytes,
     )
     errors.install(app)
     for module in (buyers, providers, operations):
         app.include_router(module.router)
     if sandbox:
         app.mount("/sandbox", sandbox.app)
-    app.add_middleware(LimitBody, limit=settings.max_body_bytes)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,

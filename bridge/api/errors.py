@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from http import HTTPStatus
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -63,10 +64,14 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
-    detail = str(error.detail) if isinstance(error, HTTPException) else ""
-    return answer(status, f"http_{status}", detail)
+    if status == 413:
+        return answer(413, "body_too_large", "The request body is too large.", "See PGCHECKOUT_MAX_BODY_BYTES.")
+    response = answer(status, f"http_{status}", HTTPStatus(status).phrase)
+    if isinstance(error, HTTPException) and error.headers:  # Allow of a 405, say
+        response.headers.update(error.headers)
+    return response
 
 
-async def _unexpected(request: Request, error: Exception) -> JSONResponse:
-    log.error("%s %s failed", request.method, request.url.path, exc_info=error)
+async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
+    # the server logs the trace
     return answer(500, "internal_error", "Something went wrong here.", "It is in the log of the bridge.")

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import logging
+from typing import Annotated
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Path, Request
 from fastapi.responses import RedirectResponse
 from pydantic import BaseModel
 
 from bridge.api.context import Context, FromContext
 from bridge.api.errors import ErrorBody
-from bridge.checkout import Verified
 from bridge.errors import PgcheckoutError, ProviderUnknown
 from bridge.metrics import WEBHOOKS
 
@@ -21,6 +21,9 @@ log = logging.getLogger("pgcheckout")
 router = APIRouter(tags=["providers"])
 
 _ON_THE_WAY = ("completed", "processing", "partially_refunded", "refunded")
+
+
+ProviderName = Annotated[str, Path(pattern="^[a-z][a-z0-9_]{0,31}$")]
 
 
 class WebhookAnswer(BaseModel):
@@ -34,7 +37,7 @@ class WebhookAnswer(BaseModel):
     "/webhooks/{provider}",
     responses={status: {"model": ErrorBody} for status in (400, 404, 413, 422, 500, 502, 503)},
 )
-async def receive_webhook(provider: str, request: Request, context: FromContext) -> WebhookAnswer:
+async def receive_webhook(provider: ProviderName, request: Request, context: FromContext) -> WebhookAnswer:
     """A provider's notification. Anything but 2xx asks the provider to send it again, where that can help."""
     body = await request.body()
     try:
@@ -48,13 +51,13 @@ async def receive_webhook(provider: str, request: Request, context: FromContext)
 
 
 @router.get("/return/{provider}", status_code=303, response_class=RedirectResponse)
-async def receive_return_by_link(provider: str, request: Request, context: FromContext) -> RedirectResponse:
+async def receive_return_by_link(provider: ProviderName, request: Request, context: FromContext) -> RedirectResponse:
     """A buyer comes back: verify, apply, and on to the app's success or cancel page."""
     return await _send_on(context, provider, request.url.query)
 
 
 @router.post("/return/{provider}", status_code=303, response_class=RedirectResponse)
-async def receive_return_by_form(provider: str, request: Request, context: FromContext) -> RedirectResponse:
+async def receive_return_by_form(provider: ProviderName, request: Request, context: FromContext) -> RedirectResponse:
     """The same for providers that send the buyer back with a form."""
     form = (await request.body()).decode("latin-1")
     return await _send_on(context, provider, "&".join(part for part in (request.url.query, form) if part))
@@ -62,12 +65,14 @@ async def receive_return_by_form(provider: str, request: Request, context: FromC
 
 async def _send_on(context: Context, provider: str, query: str) -> RedirectResponse:
     settings = context.settings
-    known: Verified | None = None
     try:
         known = await context.checkout.returned(provider, query)
     except PgcheckoutError as error:
-        # a buyer is never left on an error page of ours: the app's page can ask /verify
+        # a buyer is never left on an error page of ours, and one who may have paid is not invited to pay again:
+        # the app's page can ask /verify
         log.warning("return from %s not applied: %s", provider, error.reason)
+        unknown = isinstance(error, ProviderUnknown)
+        return _redirect(str(settings.cancel_url if unknown else settings.success_url), {"status": "unknown"})
     if known is None:
         return _redirect(str(settings.cancel_url), {"status": "unknown"})
     happy = known.status in _ON_THE_WAY or not known.verified

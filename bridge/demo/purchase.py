@@ -22,7 +22,12 @@ select
     (select count(*) from public.payment_credit_entries where source = %(id)s::text) as credit_entries,
     (select count(*) from payments.session_events where session_id = %(id)s) as audit_rows,
     (select count(*) from payments.webhook_events where session_id = %(id)s and status = 'handled') as webhooks,
-    (select sum(balance) from public.payment_credit_balances) as credits
+    (
+        select b.balance
+        from public.payment_credit_balances as b
+        inner join public.payment_checkout_sessions as s on b.user_id = s.user_id
+        where s.id = %(id)s
+    ) as credits
 """
 
 

@@ -5,8 +5,11 @@ Everything about money goes through the bridge's own routes, as in a real app.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import time
 import uuid
+from collections.abc import Iterator
 from importlib.resources import files
 from typing import Annotated, Any
 
@@ -15,7 +18,6 @@ import psycopg
 from fastapi import APIRouter, Header
 from fastapi.responses import HTMLResponse
 from psycopg.rows import dict_row
-from psycopg.types.json import Jsonb
 
 from bridge.errors import NotSignedIn
 
@@ -44,24 +46,36 @@ def shop_router(database_url: str, jwt_secret: str) -> APIRouter:
         token = {"sub": user_id, "email": email, "role": "authenticated", "aud": "authenticated"}
         return {"email": email, "token": jwt.encode(token | {"iat": now, "exp": now + _DAY}, jwt_secret, "HS256")}
 
+    @router.get("/demo/products")
+    def products() -> list[dict[str, Any]]:
+        """The catalogue, which anybody may read."""
+        with _reading_as({"role": "anon"}, database_url) as connection:
+            return connection.execute(_PRODUCTS).fetchall()
+
     @router.get("/demo/account")
     def account(authorization: Annotated[str, Header()] = "") -> dict[str, Any]:
-        """What the app reads through PostgREST: the catalogue and the user's own rows, under row-level security."""
+        """The user's own rows, under row-level security."""
         claims = _claims(authorization.removeprefix("Bearer "), jwt_secret)
-        with psycopg.connect(database_url, row_factory=dict_row) as connection:
-            connection.execute(
-                "select set_config('role', 'authenticated', true), set_config('request.jwt.claims', %s, true)",
-                (Jsonb(claims),),
-            )
+        with _reading_as(claims, database_url) as connection:
             return {
                 "email": claims["email"],
-                "products": connection.execute(_PRODUCTS).fetchall(),
                 "credits": (connection.execute(_CREDITS).fetchone() or {"balance": 0})["balance"],
                 "subscriptions": connection.execute(_SUBSCRIPTIONS).fetchall(),
                 "sessions": connection.execute(_SESSIONS).fetchall(),
             }
 
     return router
+
+
+@contextlib.contextmanager
+def _reading_as(claims: dict[str, Any], database_url: str) -> Iterator[psycopg.Connection[dict[str, Any]]]:
+    """What PostgREST does for each request."""
+    with psycopg.connect(database_url, row_factory=dict_row) as connection:
+        connection.execute(
+            "select set_config('role', %s, true), set_config('request.jwt.claims', %s, true)",
+            (claims["role"], json.dumps(claims)),
+        )
+        yield connection
 
 
 def _claims(token: str, jwt_secret: str) -> dict[str, Any]:
@@ -82,7 +96,7 @@ _CREDITS = "select balance from public.payment_credit_balances"
 _SUBSCRIPTIONS = "select tier, ends_at from public.payment_subscriptions where ends_at > now()"
 _SESSIONS = """
 select id, product_id, status, fulfilment_status, fulfilment, amount, currency, provider, checkout_url, review_reason,
-    created_at, completed_at
+    error_code, created_at, completed_at
 from public.payment_checkout_sessions
 order by id desc
 limit 20

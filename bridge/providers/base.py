@@ -10,7 +10,7 @@ from typing import Protocol
 from urllib.parse import parse_qsl
 
 from bridge.settings import Settings
-from bridge.values import Attempt, Notification, Outcome, Page, Returned, Source
+from bridge.values import Attempt, Event, Notification, Outcome, Page, Returned, Source
 
 __all__ = ["Provider", "query_values", "return_url"]
 
@@ -28,17 +28,18 @@ class Provider(Protocol):
         """Open the payment page of a stored attempt. Asking again for the same attempt must not open a second page,
         where the provider can promise that."""
 
-    async def close_page(self, provider_session_id: str) -> None:
-        """Make a page unpayable; one that is closed, expired or paid already is left alone."""
+    async def close_page(self, provider_session_id: str) -> bool:
+        """Make a page unpayable. False when it is too late: the buyer has paid on it, or is about to."""
 
     async def ask(self, attempt: Attempt, source: Source) -> Outcome:
         """Ask for the truth about an attempt."""
 
-    async def read_notification(self, headers: Mapping[str, str], body: bytes) -> Notification:
-        """Read a webhook from its raw bytes. Raises SignatureInvalid before anything of it is believed.
+    def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
+        """Read a webhook from its raw bytes. Raises SignatureInvalid before anything of it is believed, and
+        InvalidRequest when a genuine body has not even an id and a type."""
 
-        Raises InvalidRequest when a genuine body makes no sense.
-        """
+    async def interpret(self, event: Event) -> Notification:
+        """What a genuine event calls for; may ask the provider. Raises InvalidRequest when it makes no sense."""
 
     async def read_return(self, query: str) -> Returned:
         """Read the query (or form body) with which a buyer comes back, as it was received."""

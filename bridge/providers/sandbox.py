@@ -13,6 +13,7 @@ from bridge.errors import InvalidRequest, ProviderRefused
 from bridge.money import display_amount
 from bridge.providers.base import query_values, return_url
 from bridge.providers.http import send
+from bridge.providers.shapes import shaped, storable, text
 from bridge.sandbox import signature
 from bridge.settings import Settings
 from bridge.values import Attempt, Event, Notification, Outcome, Page, Returned, Source, Status
@@ -64,9 +65,10 @@ class Sandbox:
         )
         return Page(provider_session_id=page["id"], url=page["url"], expires_at=attempt.expires_at)
 
-    async def close_page(self, provider_session_id: str) -> None:
+    async def close_page(self, provider_session_id: str) -> bool:
         """``POST /v1/pages/{id}/expire`` leaves a page alone that is not open."""
-        await self._call("POST", f"/{provider_session_id}/expire")
+        page = await self._call("POST", f"/{provider_session_id}/expire")
+        return page["status"] not in ("paid", "processing")
 
     async def ask(self, attempt: Attempt, source: Source) -> Outcome:
         """``GET /v1/pages/{id}``."""
@@ -78,15 +80,17 @@ class Sandbox:
         """The page sends the buyer back with our reference."""
         return Returned(reference=query_values(query).get("reference"))
 
-    async def read_notification(self, headers: Mapping[str, str], body: bytes) -> Notification:
+    def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Verify and read one event."""
         signature.verify(self._secret, headers, body)
-        try:
-            event = json.loads(body)
-            kept = Event(id=event["id"], type=event["type"], payload=event)
-            return Notification(event=kept, outcome=self._outcome(event["data"], "webhook"))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise InvalidRequest(f"The body is not a sandbox event: {type(error).__name__}.") from None
+        with shaped(InvalidRequest, "The event"):
+            event = storable(json.loads(body), ())
+            return Event(id=text(event["id"]), type=text(event["type"]), payload=event)
+
+    async def interpret(self, event: Event) -> Notification:
+        """Every event shows the page as it was then."""
+        with shaped(InvalidRequest, "The event"):
+            return Notification(event=event, outcome=self._outcome(event.payload["data"], "webhook"))
 
     def _outcome(self, page: dict[str, Any], source: Source) -> Outcome:
         return Outcome(

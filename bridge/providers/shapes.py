@@ -28,10 +28,10 @@ def shaped(error: type[PgcheckoutError], what: str) -> Iterator[None]:
         ) from None
 
 
-def text(value: Any) -> str:
-    """A string that is not empty."""
-    if not isinstance(value, str) or not value:
-        raise TypeError(f"{type(value).__name__} where text belongs")
+def text(value: Any, longest: int = 255) -> str:
+    """A string that is not empty; by default no longer than the ids that providers give."""
+    if not isinstance(value, str) or not 0 < len(value) <= longest:
+        raise TypeError(f"{type(value).__name__} where text of 1 to {longest} characters belongs")
     return value
 
 

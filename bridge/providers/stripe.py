@@ -133,11 +133,11 @@ class Stripe:
         with shaped(ProviderUnavailable, "Stripe's answer"):
             return Page(
                 provider_session_id=text(session["id"]),
-                url=text(session["url"]),
+                url=text(session["url"], 5_000),
                 expires_at=moment(session.get("expires_at")),
             )
 
-    async def close_page(self, provider_session_id: str) -> None:
+    async def close_page(self, provider_session_id: str) -> bool:
         """``POST /v1/checkout/sessions/{id}/expire``; Stripe refuses when the session is no longer open."""
         try:
             await self._call("POST", f"/v1/checkout/sessions/{provider_session_id}/expire")
@@ -145,6 +145,8 @@ class Stripe:
             session = await self._call("GET", f"/v1/checkout/sessions/{provider_session_id}")
             if session.get("status") not in ("complete", "expired"):
                 raise
+            return bool(session["status"] == "expired")
+        return True
 
     async def ask(self, attempt: Attempt, source: Source) -> Outcome:
         """``GET /v1/checkout/sessions/{id}`` with its PaymentIntent and charge."""
@@ -169,21 +171,25 @@ class Stripe:
         values = query_values(query)
         return Returned(provider_session_id=values.get("page"), reference=values.get("reference"))
 
-    async def read_notification(self, headers: Mapping[str, str], body: bytes) -> Notification:
-        """Verify and read one event."""
+    def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
+        """Verify ``Stripe-Signature`` and read the envelope."""
         verify_signature(headers.get("stripe-signature", ""), body, self._webhook_secrets)
         with shaped(InvalidRequest, "The event"):
             event = storable(json.loads(body), _SECRET_OR_PERSONAL)
-            kept = Event(id=text(event["id"]), type=text(event["type"]), payload=event)
-            subject, at = event["data"]["object"], moment(event["created"])
-            if event["livemode"] is not self._live:
+            return Event(id=text(event["id"]), type=text(event["type"]), payload=event)
+
+    async def interpret(self, event: Event) -> Notification:
+        """What the event says, in our words; refunds and disputes are asked about again."""
+        with shaped(InvalidRequest, "The event"):
+            subject, at = event.payload["data"]["object"], moment(event.payload["created"])
+            if event.payload["livemode"] is not self._live:
                 mode = "live" if self._live else "test"
                 wrong = WrongMode(
                     f"This installation uses a {mode} key; the event is of the other mode.",
                     "Point each mode's webhook endpoint at its own installation.",
                 )
-                return Notification(event=kept, refused=wrong)
-            return await self._read(kept, subject, at)
+                return Notification(event=event, refused=wrong)
+            return await self._read(event, subject, at)
 
     async def _read(self, event: Event, subject: dict[str, Any], at: datetime | None) -> Notification:
         kind = event.type
@@ -195,9 +201,9 @@ class Stripe:
             return self._read_intent_event(event, subject, at)
         if kind == "charge.refunded" or kind.startswith(("refund.", "charge.refund.")):
             intent = _id(subject["payment_intent"])
-            return self._taken_back(event, subject, at, refunds=await self._refunds(intent) if intent else ())
+            return await self._taken_back(event, subject, at, refunds=await self._refunds(intent) if intent else ())
         if kind.startswith("charge.dispute."):
-            return self._taken_back(event, subject, at, disputed=text(subject["status"]) not in _ENDED_DISPUTES)
+            return await self._taken_back(event, subject, at, disputed=text(subject["status"]) not in _ENDED_DISPUTES)
         return Notification(event=event, ignored="not an event that this adapter knows")
 
     def _read_session_event(self, event: Event, session: dict[str, Any], at: datetime | None) -> Notification:
@@ -222,7 +228,7 @@ class Stripe:
         )  # fmt: skip
         return Notification(event=event, outcome=outcome)
 
-    def _taken_back(
+    async def _taken_back(
         self,
         event: Event,
         subject: dict[str, Any],
@@ -234,10 +240,13 @@ class Stripe:
         payment = _id(subject["payment_intent"])
         if payment is None or not (refunds or disputed):
             return Notification(event=event, ignored="nothing of ours was taken back")
-        outcome = self._outcome(
-            subject, "webhook", None, at, provider_payment_id=payment, refunds=refunds, disputed=disputed
-        )
-        # refunds and disputes have metadata of their own: without our reference, the payment may still be ours
+        # refunds and disputes have metadata of their own: the payment says whose it is
+        with shaped(ProviderUnavailable, "Stripe's answer"):
+            intent = await self._call("GET", f"/v1/payment_intents/{payment}")
+            outcome = self._outcome(
+                intent, "webhook", None, at, provider_payment_id=payment, refunds=refunds, disputed=disputed
+            )
+        # without our reference it can still be ours: paid before pgcheckout opened the pages
         return Notification(event=event, outcome=outcome, ours=outcome.reference is not None)
 
     def _session_outcome(

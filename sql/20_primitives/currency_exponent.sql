@@ -3,7 +3,7 @@ create function payments.currency_exponent(p_currency text)
 returns int
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case
         when p_currency in (

@@ -1,7 +1,7 @@
 create function payments.forbid_change()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     raise exception '% on %.% is forbidden: its rows are history.', tg_op, tg_table_schema, tg_table_name

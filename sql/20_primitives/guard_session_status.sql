@@ -2,7 +2,7 @@
 create function payments.guard_session_status()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if (case old.status

@@ -5,7 +5,7 @@ create function payments.is_service()
 returns boolean
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return case coalesce(current_setting('role', true), '')

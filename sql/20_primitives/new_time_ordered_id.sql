@@ -5,7 +5,7 @@ create function payments.new_time_ordered_id(p_user_id uuid)
 returns uuid
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_microseconds bigint := extract(epoch from clock_timestamp()) * 1000000;

@@ -4,7 +4,7 @@ create function payments.require_user(p_user_id uuid)
 returns uuid
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_caller uuid;

@@ -71,7 +71,8 @@ comment on column public.payment_checkout_sessions.attempts is 'How many provide
 comment on column public.payment_checkout_sessions.current_attempt is
 'Number of the attempt whose failure or expiry speaks for the session (payments.attempts).';
 comment on column public.payment_checkout_sessions.fulfilment is 'What fulfilment gave, as its handler answered.';
-comment on column public.payment_checkout_sessions.review_reason is 'Set when a person must look at the session.';
+comment on column public.payment_checkout_sessions.review_reason is
+'Set when a person must look at the session; several reasons are separated by commas (docs/states.md).';
 
 -- Guarantee 1. Reader: get_or_create_checkout_session.
 create unique index payment_checkout_sessions_one_open_per_purchase

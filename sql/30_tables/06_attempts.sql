@@ -29,5 +29,8 @@ create unique index attempts_one_per_provider_session
 on payments.attempts (provider, provider_session_id)
 where provider_session_id is not null;
 
+-- Readers: other_pages, apply_page_outcome.
+create index attempts_by_session on payments.attempts (session_id);
+
 alter table payments.attempts enable row level security;
 revoke all on table payments.attempts from public, anon, authenticated, service_role;

@@ -13,17 +13,22 @@ create table payments.captures (
     -- guarantee 2: a payment id never pays two sessions
     primary key (provider, provider_payment_id),
     constraint captures_disposition_is_known check (
-        disposition in ('settled', 'duplicate', 'amount_mismatch', 'currency_mismatch')
+        disposition in ('settled', 'duplicate', 'amount_mismatch', 'currency_mismatch', 'orphaned')
     ),
     constraint captures_amount_is_not_negative check (amount >= 0)
 );
 
 comment on table payments.captures is 'Money proven received, once per provider payment, for ever. Minor units.';
 comment on column payments.captures.disposition is
-'What it did: settled its session, came a second time (duplicate), or was the wrong money (a mismatch).';
+'What it did: settled its session, came a second time (duplicate), was the wrong money (a mismatch), or came for a '
+'session whose user was deleted (orphaned).';
 
 -- Guarantee 3: one capture at the most pays a session.
 create unique index captures_one_settles_a_session on payments.captures (session_id) where disposition = 'settled';
+
+-- Reader: recognise_capture, for callers that know the provider's page only.
+create index captures_by_page on payments.captures (provider, provider_session_id)
+where provider_session_id is not null;
 
 create trigger captures_are_never_deleted
 before delete or truncate on payments.captures

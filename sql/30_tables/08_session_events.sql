@@ -6,6 +6,7 @@ create table payments.session_events (
     to_status text not null,
     source text not null,
     reason text,
+    detail text,
     occurred_at timestamptz,
     created_at timestamptz not null,
     primary key (session_id, id),
@@ -16,6 +17,8 @@ create table payments.session_events (
 
 comment on table payments.session_events is 'Audit trail: one row for every change of a checkout session. Append-only.';
 comment on column payments.session_events.occurred_at is 'When the provider says it happened; created_at is our clock.';
+comment on column payments.session_events.detail is
+'What operators need to know and buyers need not: a handler''s error.';
 
 create trigger session_events_are_append_only
 before update or delete or truncate on payments.session_events

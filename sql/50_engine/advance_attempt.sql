@@ -4,7 +4,7 @@ create function payments.advance_attempt(p_number bigint, p_outcome payments.out
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update payments.attempts as a

@@ -4,7 +4,7 @@ create function payments.apply_page_outcome(p_outcome payments.outcome, p_attemp
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions := payments.lock_session(p_attempt.session_id);
@@ -14,7 +14,9 @@ begin
     end if;
     if p_outcome.status = 'processing' then
         perform payments.begin_processing(v_session, p_attempt.number, p_outcome, p_now);
-    elsif p_attempt.number is not distinct from v_session.current_attempt then
+    elsif p_attempt.number is not distinct from v_session.current_attempt
+        and not payments.hand_over(v_session, p_now)
+    then
         perform payments.move_session(
             v_session.id,
             array['pending', 'processing'],

@@ -5,7 +5,7 @@ create function payments.attempt_answer(
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return payments.session_answer(p_session, p_session.completed_at is not null) || jsonb_build_object(

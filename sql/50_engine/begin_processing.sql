@@ -9,7 +9,7 @@ create function payments.begin_processing(
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_rival public.payment_checkout_sessions;
@@ -30,7 +30,9 @@ begin
             v_rival.id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
         );
     end if;
-    if payments.move_session(
+    if p_session.status = 'processing' and p_session.current_attempt <> p_attempt_number then
+        perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
+    elsif payments.move_session(
         p_session.id,
         array['pending', 'failed', 'expired', 'cancelled'],
         ('processing', p_outcome.source, null, null, null),
@@ -41,13 +43,18 @@ begin
         set current_attempt = coalesce(p_attempt_number, s.current_attempt)
         where s.id = p_session.id;
     end if;
+exception
+    when unique_violation then -- a rival that appeared after the look above
+        raise exception 'Another session of this purchase was opened at the same time.'
+            using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
 end;
 $$;
 
 comment on function payments.begin_processing(
     public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
 ) is
-'Moves a locked session to processing and makes the attempt that is being paid its current one.';
+'Moves a locked session to processing and makes the attempt that is being paid its current one. Raises PT503 '
+'try_again.';
 
 revoke all on function payments.begin_processing(
     public.payment_checkout_sessions, bigint, payments.outcome, timestamptz

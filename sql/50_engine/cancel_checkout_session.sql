@@ -3,7 +3,7 @@ returns public.payment_checkout_sessions
 language plpgsql
 volatile
 security definer -- users hold no write rights on any table; the owner is checked below
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions := payments.session_by_id(p_session_id);

@@ -2,7 +2,7 @@ create function payments.check_buyer_input(p_email text, p_subject text, p_idemp
 returns void
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_wrong text;

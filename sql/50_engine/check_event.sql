@@ -2,11 +2,14 @@ create function payments.check_event(p_event jsonb)
 returns void
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if coalesce(p_event ->> 'id', '') = '' or coalesce(p_event ->> 'type', '') = '' or p_event -> 'payload' is null then
-        raise exception 'The event is not valid: id, type and payload are needed.'
+    if coalesce(length(p_event ->> 'id'), 0) not between 1 and 255
+        or coalesce(length(p_event ->> 'type'), 0) not between 1 and 255
+        or p_event -> 'payload' is null
+    then
+        raise exception 'The event is not valid: id and type (1 to 255 characters) and payload are needed.'
             using errcode = 'PT422', detail = 'event_invalid', hint = 'Pass p_event as {"id": …, "type": …, "payload": …}.';
     end if;
 end;

@@ -3,7 +3,7 @@ create function payments.check_expected_price(p_price numeric, p_offer payments.
 returns void
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_price * (10::numeric ^ payments.currency_exponent(p_offer.currency)) <> p_offer.amount then

@@ -2,7 +2,7 @@ create function payments.check_provider(p_provider text)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_providers text[];

@@ -9,16 +9,23 @@ create function payments.complete_session(
 returns public.payment_checkout_sessions
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_grant payments.grant_result := payments.fulfil(p_session);
-    v_review text := case
-        when v_grant.fulfilment_status = 'failed' then 'fulfilment_failed'
-        when p_capture.amount > p_session.amount then 'overpaid'
-    end;
+    v_grant payments.grant_result;
+    v_review text;
     v_session public.payment_checkout_sessions;
 begin
+    if p_session.status in ('failed', 'expired', 'cancelled') then
+        v_review := payments.yield_purchase(p_session, p_source, p_now);
+    end if;
+    if p_capture.amount > p_session.amount then
+        v_review := payments.add_reason(v_review, 'overpaid');
+    end if;
+    v_grant := payments.fulfil(p_session);
+    if v_grant.fulfilment_status = 'failed' then
+        v_review := payments.add_reason(v_review, 'fulfilment_failed');
+    end if;
     update public.payment_checkout_sessions as s
     set status = 'completed',
         provider = p_capture.provider,
@@ -29,13 +36,13 @@ begin
         fulfilment = v_grant.fulfilment,
         error_code = v_grant.error_code,
         error_message = v_grant.error_message,
-        review_reason = coalesce(v_review, s.review_reason),
+        review_reason = payments.add_reason(s.review_reason, v_review),
         completed_at = p_now,
         updated_at = p_now
     where s.id = p_session.id
     returning s.* into v_session;
     perform payments.add_session_event(
-        p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now
+        p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now, v_grant.detail
     );
     return v_session;
 end;

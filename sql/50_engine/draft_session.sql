@@ -1,4 +1,4 @@
--- What the caller wants, checked and priced, as a session row that does not exist yet.
+-- What the user wants, checked and priced, as a session row that does not exist yet.
 create function payments.draft_session(
     p_plan text,
     p_user_id uuid,
@@ -8,22 +8,20 @@ create function payments.draft_session(
     p_currency text,
     p_coupon text,
     p_subject text,
-    p_idempotency_key text,
     p_metadata jsonb,
     p_now timestamptz
 )
 returns public.payment_checkout_sessions
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_draft public.payment_checkout_sessions;
     v_offer payments.offer;
 begin
-    v_draft.user_id := payments.require_user(p_user_id);
     perform payments.check_provider(p_provider);
-    perform payments.check_buyer_input(p_email, p_subject, p_idempotency_key, p_metadata);
+    v_draft.user_id := p_user_id;
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
     perform payments.check_expected_price(p_price, v_offer);
     -- who signed in by phone has the claim, but empty
@@ -40,21 +38,15 @@ begin
     v_draft.coupon_id := v_offer.coupon_id;
     v_draft.metadata := coalesce(p_metadata, '{}');
     v_draft.expires_at := p_now + (select s.session_ttl from payments.settings as s);
-    if p_idempotency_key is not null then
-        v_draft.idempotency_key := p_idempotency_key;
-        v_draft.idempotency_fingerprint := md5(jsonb_build_array(
-            p_plan, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_metadata
-        )::text);
-    end if;
     return v_draft;
 end;
 $$;
 
 comment on function payments.draft_session(
-    text, uuid, text, numeric, text, text, text, text, text, jsonb, timestamptz
+    text, uuid, text, numeric, text, text, text, text, jsonb, timestamptz
 ) is
 'The session a caller asks for, before it is stored. Raises what its checks raise.';
 
 revoke all on function payments.draft_session(
-    text, uuid, text, numeric, text, text, text, text, text, jsonb, timestamptz
+    text, uuid, text, numeric, text, text, text, text, jsonb, timestamptz
 ) from public, anon, authenticated, service_role;

@@ -10,7 +10,7 @@ create function payments.find_attempt(
 returns payments.attempts
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_number bigint;

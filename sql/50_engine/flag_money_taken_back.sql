@@ -3,13 +3,19 @@ create function payments.flag_money_taken_back(p_outcome payments.outcome, p_ses
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_reason text := case when p_outcome.disputed then 'dispute_reported' else 'refund_reported' end;
     v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
 begin
-    if v_session.review_reason is distinct from v_reason then
+    if not coalesce(p_outcome.disputed, false) and not exists (
+        select from jsonb_array_elements(p_outcome.refunds) as r
+        where coalesce(r ->> 'status', 'succeeded') in ('pending', 'succeeded')
+    ) then
+        return payments.session_answer(v_session, v_session.completed_at is not null);
+    end if;
+    if payments.add_reason(v_session.review_reason, v_reason) is distinct from v_session.review_reason then
         v_session := payments.flag_session(v_session, v_reason, p_outcome.source, p_outcome.paid_at, p_now);
     end if;
     return payments.session_answer(v_session, v_session.completed_at is not null);

@@ -9,13 +9,13 @@ create function payments.flag_session(
 returns public.payment_checkout_sessions
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions;
 begin
     update public.payment_checkout_sessions as s
-    set review_reason = p_reason, updated_at = p_now
+    set review_reason = payments.add_reason(s.review_reason, p_reason), updated_at = p_now
     where s.id = p_session.id
     returning s.* into v_session;
     perform payments.add_session_event(

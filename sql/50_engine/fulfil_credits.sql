@@ -2,7 +2,7 @@ create function payments.fulfil_credits(p_session public.payment_checkout_sessio
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_credits bigint := (p_session.terms ->> 'credits')::bigint;

@@ -14,22 +14,30 @@ create function payments.get_or_create_checkout_session(
 returns uuid
 language plpgsql
 volatile
-security definer -- users hold no write rights on any table; draft_session checks who calls
-set search_path = ''
+security definer -- users hold no write rights on any table; require_user checks who calls
+set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_user_id uuid := payments.require_user(p_user_id);
+    v_fingerprint text := md5(jsonb_build_array(
+        p_plan, p_email, trim_scale(p_price), p_provider, upper(p_currency), p_coupon, p_subject, p_metadata
+    )::text);
     v_draft public.payment_checkout_sessions;
     v_open public.payment_checkout_sessions;
     v_id uuid;
 begin
+    perform payments.check_buyer_input(p_email, p_subject, p_idempotency_key, p_metadata);
+    v_id := payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now());
+    if v_id is not null then
+        return v_id;
+    end if;
     v_draft := payments.draft_session(
-        p_plan, p_user_id, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_idempotency_key, p_metadata,
-        now()
+        p_plan, v_user_id, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_metadata, now()
     );
+    v_draft.idempotency_key := p_idempotency_key;
+    v_draft.idempotency_fingerprint := v_fingerprint;
     -- each round that does not return has seen another transaction make progress
     for v_round in 1..20 loop
-        v_id := payments.session_of_idempotency_key(v_draft);
-        exit when v_id is not null;
         select s.* into v_open
         from public.payment_checkout_sessions as s
         where s.user_id = v_draft.user_id
@@ -40,6 +48,9 @@ begin
             when found then payments.reuse_session(v_open, v_draft, now())
             else payments.insert_session(v_draft, now())
         end;
+        v_id := coalesce(
+            v_id, payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now())
+        );
         exit when v_id is not null;
     end loop;
     if v_id is null then

@@ -2,7 +2,7 @@ create function payments.insert_session(p_draft public.payment_checkout_sessions
 returns uuid
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_id uuid;
@@ -17,7 +17,9 @@ begin
         p_draft.user_id, p_draft.email, p_draft.product_id, p_draft.kind, p_draft.terms, p_draft.subject,
         p_draft.provider, p_draft.currency,
         p_draft.original_amount, p_draft.discount_amount, p_draft.amount, p_draft.coupon_id,
-        p_draft.idempotency_key, p_draft.idempotency_fingerprint, p_draft.metadata, p_now, p_now, p_draft.expires_at
+        p_draft.idempotency_key,
+        case when p_draft.idempotency_key is not null then p_draft.idempotency_fingerprint end,
+        p_draft.metadata, p_now, p_now, p_draft.expires_at
     )
     on conflict do nothing
     returning id into v_id;

@@ -4,7 +4,7 @@ create function payments.lock_session(p_session_id uuid)
 returns public.payment_checkout_sessions
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions;

@@ -2,7 +2,7 @@ create function payments.make_offer(p_plan text, p_currency text, p_coupon text)
 returns payments.offer
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_product public.payment_products;

@@ -4,7 +4,7 @@ create function payments.mark_event_handled(p_provider text, p_event jsonb, p_se
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into payments.webhook_events as e (

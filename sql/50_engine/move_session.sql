@@ -9,7 +9,7 @@ create function payments.move_session(
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     with old as (

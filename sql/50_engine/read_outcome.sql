@@ -2,21 +2,17 @@ create function payments.read_outcome(p_outcome jsonb)
 returns payments.outcome
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_outcome payments.outcome;
-    v_field text;
     v_wrong text;
 begin
     begin
-        -- one field at a time, so that the message can name the one that is wrong
-        for v_field in select jsonb_object_keys(p_outcome) loop
-            v_outcome := jsonb_populate_record(v_outcome, jsonb_build_object(v_field, p_outcome -> v_field));
-        end loop;
+        v_outcome := jsonb_populate_record(null::payments.outcome, p_outcome);
     exception
         when data_exception then
-            v_wrong := concat_ws(': ', v_field, sqlerrm);
+            v_wrong := concat_ws(': ', payments.wrong_outcome_field(p_outcome), sqlerrm);
     end;
     v_outcome.currency := upper(v_outcome.currency);
     v_outcome.source := coalesce(v_outcome.source, 'webhook');

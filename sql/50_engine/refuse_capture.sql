@@ -8,7 +8,7 @@ create function payments.refuse_capture(
 returns public.payment_checkout_sessions
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform payments.move_session(

@@ -9,7 +9,7 @@ create function payments.reusable_attempt(
 returns payments.attempts
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_attempt payments.attempts;

@@ -1,5 +1,6 @@
 -- What becomes of the open session that stands where the draft wants to be: its id when the draft can have it, null
--- when it was moved out of the way. Reuse writes nothing, except the first idempotency key that it is asked under.
+-- when it was moved out of the way. Reuse writes nothing but its first idempotency key, and an e-mail address that has
+-- changed.
 create function payments.reuse_session(
     p_open public.payment_checkout_sessions,
     p_draft public.payment_checkout_sessions,
@@ -8,7 +9,7 @@ create function payments.reuse_session(
 returns uuid
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_open.expires_at <= p_now then
@@ -27,14 +28,21 @@ begin
         );
         return null;
     end if;
-    if p_draft.idempotency_key is not null and p_open.idempotency_key is null then
+    if (p_draft.idempotency_key is not null and p_open.idempotency_key is null) or p_draft.email <> coalesce(p_open.email, '') then
         update public.payment_checkout_sessions as s
-        set idempotency_key = p_draft.idempotency_key,
-            idempotency_fingerprint = p_draft.idempotency_fingerprint,
+        set email = coalesce(p_draft.email, s.email),
+            idempotency_key = coalesce(s.idempotency_key, p_draft.idempotency_key),
+            idempotency_fingerprint = case
+                when s.idempotency_key is not null then s.idempotency_fingerprint
+                when p_draft.idempotency_key is not null then p_draft.idempotency_fingerprint
+            end,
             updated_at = p_now
-        where s.id = p_open.id and s.idempotency_key is null;
+        where s.id = p_open.id;
     end if;
     return p_open.id;
+exception
+    when unique_violation then -- the key was taken by another session meanwhile: the caller looks again
+        return null;
 end;
 $$;
 

@@ -2,7 +2,7 @@ create function payments.session_answer(p_session public.payment_checkout_sessio
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return jsonb_build_object(

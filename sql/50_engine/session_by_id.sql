@@ -2,7 +2,7 @@ create function payments.session_by_id(p_session_id uuid)
 returns public.payment_checkout_sessions
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions;

@@ -9,19 +9,19 @@ create function payments.settle_capture(
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_capture payments.captures := p_claim;
     v_session public.payment_checkout_sessions;
 begin
-    if payments.recognise_capture(p_claim) then
+    if payments.recognise_capture(p_claim, p_source, p_now) then
         v_session := payments.session_by_id(p_claim.session_id);
         return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     v_session := payments.lock_session(p_claim.session_id);
     -- a second look behind the lock: the winner of a race has committed by now
-    if payments.recognise_capture(p_claim) then
+    if payments.recognise_capture(p_claim, p_source, p_now) then
         v_session := payments.session_by_id(p_claim.session_id);
         return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
@@ -34,7 +34,7 @@ begin
     v_capture.created_at := p_now;
     insert into payments.captures select v_capture.* on conflict do nothing;
     if not found then
-        perform payments.recognise_capture(p_claim);
+        perform payments.recognise_capture(p_claim, p_source, p_now);
         raise exception 'This payment is being recorded by another call.'
             using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
     end if;

@@ -3,7 +3,7 @@ returns public.payment_checkout_sessions
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return payments.cancel_checkout_session(p_session_id);

@@ -14,7 +14,7 @@ returns uuid
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return payments.get_or_create_checkout_session(

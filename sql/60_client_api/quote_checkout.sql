@@ -3,7 +3,7 @@ returns jsonb
 language plpgsql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_offer payments.offer := payments.make_offer(p_plan, p_currency, p_coupon);

@@ -3,9 +3,10 @@ returns void
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform payments.require_service();
     update payments.attempts as a
     set status = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500)
     where a.number = p_attempt and a.status = 'open' and a.checkout_url is null;

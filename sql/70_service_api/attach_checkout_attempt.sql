@@ -8,11 +8,16 @@ returns void
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_attempt payments.attempts;
 begin
+    perform payments.require_service();
+    if coalesce(length(p_provider_session_id), 0) not between 1 and 255 or coalesce(p_checkout_url, '') = '' then
+        raise exception 'p_provider_session_id (1 to 255 characters) and p_checkout_url are needed.'
+            using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass what the provider answered.';
+    end if;
     select a.* into v_attempt from payments.attempts as a where a.number = p_attempt;
     if not found then
         raise exception 'There is no attempt %.', p_attempt
@@ -21,7 +26,8 @@ begin
     -- lock order: session, attempt
     perform payments.lock_session(v_attempt.session_id);
     update payments.attempts as a
-    set provider_session_id = p_provider_session_id,
+    set status = case when a.status = 'failed' and a.checkout_url is null then 'open' else a.status end,
+        provider_session_id = p_provider_session_id,
         checkout_url = p_checkout_url,
         expires_at = coalesce(p_expires_at, a.expires_at)
     where a.number = p_attempt and coalesce(a.provider_session_id, p_provider_session_id) = p_provider_session_id;

@@ -13,19 +13,27 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_session public.payment_checkout_sessions := payments.session_by_id(p_session_id);
+    v_session public.payment_checkout_sessions;
     v_claim payments.captures;
 begin
-    v_claim.provider := case when p_stripe_session_id is null then v_session.provider else 'stripe' end;
+    perform payments.require_service();
+    v_session := payments.session_by_id(p_session_id);
+    v_claim.provider := case when nullif(p_stripe_session_id, '') is null then v_session.provider else 'stripe' end;
     v_claim.provider_session_id := coalesce(nullif(p_provider_session_id, ''), nullif(p_stripe_session_id, ''));
     v_claim.provider_payment_id := coalesce(nullif(p_provider_payment_id, ''), v_claim.provider_session_id);
     if v_claim.provider_payment_id is null then
         raise exception 'Which payment paid this session?'
             using errcode = 'PT422', detail = 'payment_id_required',
             hint = 'Pass p_provider_payment_id, or the provider''s session id.';
+    end if;
+    if p_amount < 0 or p_currency !~* '^[a-z]{3}$'
+        or length(v_claim.provider_payment_id) > 255 or length(v_claim.provider_session_id) > 255
+    then
+        raise exception 'p_amount must not be negative, p_currency a code, provider ids at most 255 characters.'
+            using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass minor units and a code such as USD.';
     end if;
     v_claim.session_id := v_session.id;
     v_claim.attempt_number := v_session.current_attempt;
@@ -41,7 +49,7 @@ comment on function public.complete_checkout_session(
 ) is
 'Completes and fulfils a session whose payment the caller has verified. Amount (minor units) and currency are compared '
 'when given. Answers {session_id, status, already_completed, fulfilment_status, fulfilment, review_reason}. Raises '
-'PT404 session_not_found, PT409 payment_reused, PT422 payment_id_required.';
+'PT404 session_not_found, PT409 payment_reused, PT422 payment_id_required, invalid_input.';
 
 revoke all on function public.complete_checkout_session(
     uuid, text, text, bigint, text, text, timestamptz, text, text

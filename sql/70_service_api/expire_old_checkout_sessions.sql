@@ -3,11 +3,12 @@ returns int
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_count int;
 begin
+    perform payments.require_service();
     with due as (
         select s.id, s.status
         from public.payment_checkout_sessions as s

@@ -3,11 +3,12 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions;
 begin
+    perform payments.require_service();
     perform payments.move_session(
         p_session_id,
         array['pending', 'processing'],

@@ -9,19 +9,22 @@ returns jsonb
 language plpgsql
 stable
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_attempt payments.attempts := payments.find_attempt(
-        p_provider, p_reference, p_session_id, p_provider_session_id, null
-    );
-    v_session public.payment_checkout_sessions := payments.session_by_id(v_attempt.session_id);
+    v_attempt payments.attempts;
+    v_session public.payment_checkout_sessions;
 begin
+    perform payments.require_service();
+    v_attempt := payments.find_attempt(p_provider, p_reference, p_session_id, p_provider_session_id, null);
+    v_session := payments.session_by_id(v_attempt.session_id);
     if v_session.user_id <> p_user_id then
         raise exception 'This session belongs to another user.'
             using errcode = 'PT403', detail = 'not_your_session', hint = 'Sign in as the user who made the purchase.';
     end if;
-    return payments.attempt_answer(v_session, v_attempt);
+    return payments.attempt_answer(v_session, v_attempt) || jsonb_build_object(
+        'other_pages', payments.other_pages(v_session, v_attempt.number, now())
+    );
 end;
 $$;
 

@@ -3,14 +3,16 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
-    v_provider text := coalesce(p_provider, v_session.provider);
-    v_replaced payments.attempts;
+    v_session public.payment_checkout_sessions;
+    v_provider text;
     v_attempt payments.attempts;
 begin
+    perform payments.require_service();
+    v_session := payments.lock_session(p_session_id);
+    v_provider := coalesce(p_provider, v_session.provider);
     perform payments.check_provider(v_provider);
     if v_session.status <> 'pending' then
         raise exception 'This session cannot be paid: it is %.', v_session.status
@@ -22,14 +24,12 @@ begin
     end if;
     v_attempt := payments.reusable_attempt(v_session, v_provider, now());
     if v_attempt.number is null then
-        select a.* into v_replaced from payments.attempts as a where a.number = v_session.current_attempt;
         v_attempt := payments.new_attempt(v_session, v_provider, now());
     end if;
     return payments.attempt_answer(v_session, v_attempt) || jsonb_build_object(
-        'replaced', case
-            when v_replaced.provider_session_id is not null and v_replaced.status = 'open' then jsonb_build_object(
-                'provider', v_replaced.provider, 'provider_session_id', v_replaced.provider_session_id
-            )
+        'other_pages', case
+            when v_attempt.checkout_url is null then payments.other_pages(v_session, v_attempt.number, now())
+            else '[]'
         end
     );
 end;
@@ -37,8 +37,8 @@ $$;
 
 comment on function public.open_checkout_attempt(uuid, text) is
 'Stores the attempt before its page is opened, or gives the one whose page is still alive (checkout_url is then set). '
-'Answers number, reference, amount (minor units), currency, email, product_name, expires_at and more; replaced names '
-'the page to close. Raises PT404 session_not_found, PT409 session_not_pending, PT410 session_expired, PT422 '
+'Answers number, reference, amount (minor units), currency, email, product_name, expires_at and more; other_pages '
+'are those to close first. Raises PT404 session_not_found, PT409 session_not_pending, PT410 session_expired, PT422 '
 'provider_unknown.';
 
 revoke all on function public.open_checkout_attempt(uuid, text) from public, anon, authenticated, service_role;

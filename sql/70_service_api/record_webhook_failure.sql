@@ -3,9 +3,10 @@ returns void
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform payments.require_service();
     perform payments.check_event(p_event);
     insert into payments.webhook_events as e (provider, event_id, type, payload, status, error, received_at)
     values (

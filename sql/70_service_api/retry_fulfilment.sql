@@ -3,12 +3,14 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
+    v_session public.payment_checkout_sessions;
     v_grant payments.grant_result;
 begin
+    perform payments.require_service();
+    v_session := payments.lock_session(p_session_id);
     if v_session.fulfilment_status <> 'failed' then
         raise exception 'Nothing to retry: the session is % and its fulfilment is %.',
             v_session.status, v_session.fulfilment_status
@@ -21,17 +23,17 @@ begin
         fulfilment = v_grant.fulfilment,
         error_code = v_grant.error_code,
         error_message = v_grant.error_message,
-        review_reason = case
-            when v_grant.fulfilment_status = 'failed' then 'fulfilment_failed'
-            when s.review_reason = 'fulfilment_failed' then null
-            else s.review_reason
+        review_reason = case v_grant.fulfilment_status
+            when 'failed' then payments.add_reason(s.review_reason, 'fulfilment_failed')
+            else payments.drop_reason(s.review_reason, 'fulfilment_failed')
         end,
         updated_at = now()
     where s.id = p_session_id
     returning s.* into v_session;
     perform payments.add_session_event(
         p_session_id, v_session.status, v_session.status, 'admin',
-        case v_grant.fulfilment_status when 'failed' then 'fulfilment_failed' else 'fulfilment_retried' end, null, now()
+        case v_grant.fulfilment_status when 'failed' then 'fulfilment_failed' else 'fulfilment_retried' end, null, now(),
+        v_grant.detail
     );
     return payments.session_answer(v_session, true);
 end;

@@ -12,12 +12,31 @@ comment on schema payments is
 revoke all on schema payments from public, anon, authenticated, service_role;
 grant usage on schema payments to authenticated, service_role;
 
+create function payments.add_reason(p_reasons text, p_reason text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return case
+        when p_reason is null or p_reason = any(string_to_array(p_reasons, ', ')) then p_reasons
+        else concat_ws(', ', p_reasons, p_reason)
+    end;
+end;
+$$;
+
+comment on function payments.add_reason(text, text) is
+'A review_reason with one more reason: a later finding never hides one that still waits for a person.';
+
+revoke all on function payments.add_reason(text, text) from public, anon, authenticated, service_role;
+
 -- ISO 4217 minor-unit digits. Everything that is not listed has two.
 create function payments.currency_exponent(p_currency text)
 returns int
 language sql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
     select case
         when p_currency in (
@@ -33,10 +52,25 @@ comment on function payments.currency_exponent(text) is
 
 revoke all on function payments.currency_exponent(text) from public, anon, authenticated, service_role;
 
+create function payments.drop_reason(p_reasons text, p_reason text)
+returns text
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return nullif(array_to_string(array_remove(string_to_array(p_reasons, ', '), p_reason), ', '), '');
+end;
+$$;
+
+comment on function payments.drop_reason(text, text) is 'A review_reason without one reason; null when none is left.';
+
+revoke all on function payments.drop_reason(text, text) from public, anon, authenticated, service_role;
+
 create function payments.forbid_change()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     raise exception '% on %.% is forbidden: its rows are history.', tg_op, tg_table_schema, tg_table_name
@@ -52,7 +86,7 @@ revoke all on function payments.forbid_change() from public, anon, authenticated
 create function payments.guard_session_status()
 returns trigger
 language plpgsql
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if (case old.status
@@ -85,7 +119,7 @@ create function payments.is_service()
 returns boolean
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return case coalesce(current_setting('role', true), '')
@@ -109,7 +143,7 @@ create function payments.new_time_ordered_id(p_user_id uuid)
 returns uuid
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_microseconds bigint := extract(epoch from clock_timestamp()) * 1000000;
@@ -132,13 +166,32 @@ comment on function payments.new_time_ordered_id(uuid) is
 
 revoke all on function payments.new_time_ordered_id(uuid) from public, anon, authenticated, service_role;
 
+-- EXECUTE is granted to service_role alone; this is the second lock, for projects where somebody granted too much.
+create function payments.require_service()
+returns void
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if not payments.is_service() then
+        raise exception 'This function is for the service only.'
+            using errcode = 'PT403', detail = 'service_only', hint = 'Call it with the service role, never from a client.';
+    end if;
+end;
+$$;
+
+comment on function payments.require_service() is 'Refuses everybody but the service. Raises PT403 service_only.';
+
+revoke all on function payments.require_service() from public, anon, authenticated, service_role;
+
 -- Whose session is meant? A NULL identity is never trusted: a signed-in user gets their own id or an error, the
 -- service must name the user.
 create function payments.require_user(p_user_id uuid)
 returns uuid
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_caller uuid;
@@ -341,7 +394,8 @@ comment on column public.payment_checkout_sessions.attempts is 'How many provide
 comment on column public.payment_checkout_sessions.current_attempt is
 'Number of the attempt whose failure or expiry speaks for the session (payments.attempts).';
 comment on column public.payment_checkout_sessions.fulfilment is 'What fulfilment gave, as its handler answered.';
-comment on column public.payment_checkout_sessions.review_reason is 'Set when a person must look at the session.';
+comment on column public.payment_checkout_sessions.review_reason is
+'Set when a person must look at the session; several reasons are separated by commas (docs/states.md).';
 
 -- Guarantee 1. Reader: get_or_create_checkout_session.
 create unique index payment_checkout_sessions_one_open_per_purchase
@@ -405,6 +459,9 @@ create unique index attempts_one_per_provider_session
 on payments.attempts (provider, provider_session_id)
 where provider_session_id is not null;
 
+-- Readers: other_pages, apply_page_outcome.
+create index attempts_by_session on payments.attempts (session_id);
+
 alter table payments.attempts enable row level security;
 revoke all on table payments.attempts from public, anon, authenticated, service_role;
 
@@ -423,17 +480,22 @@ create table payments.captures (
     -- guarantee 2: a payment id never pays two sessions
     primary key (provider, provider_payment_id),
     constraint captures_disposition_is_known check (
-        disposition in ('settled', 'duplicate', 'amount_mismatch', 'currency_mismatch')
+        disposition in ('settled', 'duplicate', 'amount_mismatch', 'currency_mismatch', 'orphaned')
     ),
     constraint captures_amount_is_not_negative check (amount >= 0)
 );
 
 comment on table payments.captures is 'Money proven received, once per provider payment, for ever. Minor units.';
 comment on column payments.captures.disposition is
-'What it did: settled its session, came a second time (duplicate), or was the wrong money (a mismatch).';
+'What it did: settled its session, came a second time (duplicate), was the wrong money (a mismatch), or came for a '
+'session whose user was deleted (orphaned).';
 
 -- Guarantee 3: one capture at the most pays a session.
 create unique index captures_one_settles_a_session on payments.captures (session_id) where disposition = 'settled';
+
+-- Reader: recognise_capture, for callers that know the provider's page only.
+create index captures_by_page on payments.captures (provider, provider_session_id)
+where provider_session_id is not null;
 
 create trigger captures_are_never_deleted
 before delete or truncate on payments.captures
@@ -450,6 +512,7 @@ create table payments.session_events (
     to_status text not null,
     source text not null,
     reason text,
+    detail text,
     occurred_at timestamptz,
     created_at timestamptz not null,
     primary key (session_id, id),
@@ -460,6 +523,8 @@ create table payments.session_events (
 
 comment on table payments.session_events is 'Audit trail: one row for every change of a checkout session. Append-only.';
 comment on column payments.session_events.occurred_at is 'When the provider says it happened; created_at is our clock.';
+comment on column payments.session_events.detail is
+'What operators need to know and buyers need not: a handler''s error.';
 
 create trigger session_events_are_append_only
 before update or delete or truncate on payments.session_events
@@ -583,7 +648,8 @@ create type payments.grant_result as (
     fulfilment_status text,
     fulfilment jsonb,
     error_code text,
-    error_message text
+    error_message text,
+    detail text
 );
 
 comment on type payments.grant_result is 'How giving the buyer what was paid for went: fulfilled or failed, and why.';

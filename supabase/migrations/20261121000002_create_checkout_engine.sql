@@ -10,23 +10,26 @@ create function payments.add_session_event(
     p_source text,
     p_reason text,
     p_occurred_at timestamptz,
-    p_now timestamptz
+    p_now timestamptz,
+    p_detail text default null
 )
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
-    insert into payments.session_events (session_id, from_status, to_status, source, reason, occurred_at, created_at)
-    values (p_session_id, p_from_status, p_to_status, p_source, p_reason, p_occurred_at, p_now);
+    insert into payments.session_events (
+        session_id, from_status, to_status, source, reason, detail, occurred_at, created_at
+    )
+    values (p_session_id, p_from_status, p_to_status, p_source, p_reason, p_detail, p_occurred_at, p_now);
 end;
 $$;
 
-comment on function payments.add_session_event(uuid, text, text, text, text, timestamptz, timestamptz) is
+comment on function payments.add_session_event(uuid, text, text, text, text, timestamptz, timestamptz, text) is
 'Writes one row of the audit trail.';
 
-revoke all on function payments.add_session_event(uuid, text, text, text, text, timestamptz, timestamptz)
+revoke all on function payments.add_session_event(uuid, text, text, text, text, timestamptz, timestamptz, text)
 from public, anon, authenticated, service_role;
 
 -- Providers repeat themselves and their notifications overtake each other: the word of an attempt only advances, so a
@@ -35,7 +38,7 @@ create function payments.advance_attempt(p_number bigint, p_outcome payments.out
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update payments.attempts as a
@@ -54,13 +57,51 @@ comment on function payments.advance_attempt(bigint, payments.outcome) is
 revoke all on function payments.advance_attempt(bigint, payments.outcome)
 from public, anon, authenticated, service_role;
 
+create function payments.apply_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_claim payments.captures := payments.claim_of_outcome(p_outcome, p_attempt, p_now);
+    v_session public.payment_checkout_sessions;
+    v_answer jsonb;
+begin
+    if not exists (select from public.payment_checkout_sessions as s where s.id = p_attempt.session_id) then
+        if p_outcome.status = 'completed' then
+            perform payments.keep_orphaned_money(v_claim, p_now);
+        end if;
+        return jsonb_build_object('session_id', p_attempt.session_id, 'review_reason', 'session_deleted');
+    end if;
+    if p_outcome.status = 'completed' then
+        v_answer := payments.settle_capture(v_claim, p_outcome.provider_customer_id, p_outcome.source, p_now);
+    elsif p_outcome.status in ('processing', 'failed', 'expired', 'cancelled') then
+        v_answer := payments.apply_page_outcome(p_outcome, p_attempt, p_now);
+    else
+        v_session := payments.session_by_id(p_attempt.session_id);
+        v_answer := payments.session_answer(v_session, v_session.completed_at is not null);
+    end if;
+    if p_outcome.disputed or jsonb_array_length(p_outcome.refunds) > 0 then
+        v_answer := payments.flag_money_taken_back(p_outcome, p_attempt.session_id, p_now);
+    end if;
+    return v_answer;
+end;
+$$;
+
+comment on function payments.apply_outcome(payments.outcome, payments.attempts, timestamptz) is
+'Does what an outcome calls for and answers the session as it is then.';
+
+revoke all on function payments.apply_outcome(payments.outcome, payments.attempts, timestamptz)
+from public, anon, authenticated, service_role;
+
 -- What happened to a page without bringing money: processing, failed, expired, cancelled. Only the current attempt
 -- speaks for its session: the end of an older page says nothing about the page that the buyer has open now.
 create function payments.apply_page_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions := payments.lock_session(p_attempt.session_id);
@@ -70,7 +111,9 @@ begin
     end if;
     if p_outcome.status = 'processing' then
         perform payments.begin_processing(v_session, p_attempt.number, p_outcome, p_now);
-    elsif p_attempt.number is not distinct from v_session.current_attempt then
+    elsif p_attempt.number is not distinct from v_session.current_attempt
+        and not payments.hand_over(v_session, p_now)
+    then
         perform payments.move_session(
             v_session.id,
             array['pending', 'processing'],
@@ -96,7 +139,7 @@ create function payments.attempt_answer(
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return payments.session_answer(p_session, p_session.completed_at is not null) || jsonb_build_object(
@@ -136,7 +179,7 @@ create function payments.begin_processing(
 returns void
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_rival public.payment_checkout_sessions;
@@ -157,7 +200,9 @@ begin
             v_rival.id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
         );
     end if;
-    if payments.move_session(
+    if p_session.status = 'processing' and p_session.current_attempt <> p_attempt_number then
+        perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
+    elsif payments.move_session(
         p_session.id,
         array['pending', 'failed', 'expired', 'cancelled'],
         ('processing', p_outcome.source, null, null, null),
@@ -168,13 +213,18 @@ begin
         set current_attempt = coalesce(p_attempt_number, s.current_attempt)
         where s.id = p_session.id;
     end if;
+exception
+    when unique_violation then -- a rival that appeared after the look above
+        raise exception 'Another session of this purchase was opened at the same time.'
+            using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
 end;
 $$;
 
 comment on function payments.begin_processing(
     public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
 ) is
-'Moves a locked session to processing and makes the attempt that is being paid its current one.';
+'Moves a locked session to processing and makes the attempt that is being paid its current one. Raises PT503 '
+'try_again.';
 
 revoke all on function payments.begin_processing(
     public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
@@ -185,7 +235,7 @@ returns public.payment_checkout_sessions
 language plpgsql
 volatile
 security definer -- users hold no write rights on any table; the owner is checked below
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions := payments.session_by_id(p_session_id);
@@ -217,7 +267,7 @@ create function payments.check_buyer_input(p_email text, p_subject text, p_idemp
 returns void
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_wrong text;
@@ -249,11 +299,14 @@ create function payments.check_event(p_event jsonb)
 returns void
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if coalesce(p_event ->> 'id', '') = '' or coalesce(p_event ->> 'type', '') = '' or p_event -> 'payload' is null then
-        raise exception 'The event is not valid: id, type and payload are needed.'
+    if coalesce(length(p_event ->> 'id'), 0) not between 1 and 255
+        or coalesce(length(p_event ->> 'type'), 0) not between 1 and 255
+        or p_event -> 'payload' is null
+    then
+        raise exception 'The event is not valid: id and type (1 to 255 characters) and payload are needed.'
             using errcode = 'PT422', detail = 'event_invalid', hint = 'Pass p_event as {"id": …, "type": …, "payload": …}.';
     end if;
 end;
@@ -268,7 +321,7 @@ create function payments.check_expected_price(p_price numeric, p_offer payments.
 returns void
 language plpgsql
 immutable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_price * (10::numeric ^ payments.currency_exponent(p_offer.currency)) <> p_offer.amount then
@@ -290,7 +343,7 @@ create function payments.check_provider(p_provider text)
 returns void
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_providers text[];
@@ -309,6 +362,33 @@ comment on function payments.check_provider(text) is
 
 revoke all on function payments.check_provider(text) from public, anon, authenticated, service_role;
 
+create function payments.claim_of_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
+returns payments.captures
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_claim payments.captures;
+begin
+    v_claim.provider := p_outcome.provider;
+    v_claim.provider_payment_id := p_outcome.provider_payment_id;
+    v_claim.session_id := p_attempt.session_id;
+    v_claim.attempt_number := p_attempt.number;
+    v_claim.provider_session_id := coalesce(p_outcome.provider_session_id, p_attempt.provider_session_id);
+    v_claim.amount := p_outcome.amount;
+    v_claim.currency := p_outcome.currency;
+    v_claim.paid_at := coalesce(p_outcome.paid_at, p_now);
+    return v_claim;
+end;
+$$;
+
+comment on function payments.claim_of_outcome(payments.outcome, payments.attempts, timestamptz) is
+'The capture that an outcome claims, before it is judged.';
+
+revoke all on function payments.claim_of_outcome(payments.outcome, payments.attempts, timestamptz)
+from public, anon, authenticated, service_role;
+
 -- The one place where a session becomes completed: handler, then one update of the locked row, then the audit row.
 create function payments.complete_session(
     p_session public.payment_checkout_sessions,
@@ -320,16 +400,23 @@ create function payments.complete_session(
 returns public.payment_checkout_sessions
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_grant payments.grant_result := payments.fulfil(p_session);
-    v_review text := case
-        when v_grant.fulfilment_status = 'failed' then 'fulfilment_failed'
-        when p_capture.amount > p_session.amount then 'overpaid'
-    end;
+    v_grant payments.grant_result;
+    v_review text;
     v_session public.payment_checkout_sessions;
 begin
+    if p_session.status in ('failed', 'expired', 'cancelled') then
+        v_review := payments.yield_purchase(p_session, p_source, p_now);
+    end if;
+    if p_capture.amount > p_session.amount then
+        v_review := payments.add_reason(v_review, 'overpaid');
+    end if;
+    v_grant := payments.fulfil(p_session);
+    if v_grant.fulfilment_status = 'failed' then
+        v_review := payments.add_reason(v_review, 'fulfilment_failed');
+    end if;
     update public.payment_checkout_sessions as s
     set status = 'completed',
         provider = p_capture.provider,
@@ -340,13 +427,13 @@ begin
         fulfilment = v_grant.fulfilment,
         error_code = v_grant.error_code,
         error_message = v_grant.error_message,
-        review_reason = coalesce(v_review, s.review_reason),
+        review_reason = payments.add_reason(s.review_reason, v_review),
         completed_at = p_now,
         updated_at = p_now
     where s.id = p_session.id
     returning s.* into v_session;
     perform payments.add_session_event(
-        p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now
+        p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now, v_grant.detail
     );
     return v_session;
 end;
@@ -361,7 +448,7 @@ revoke all on function payments.complete_session(
     public.payment_checkout_sessions, payments.captures, text, text, timestamptz
 ) from public, anon, authenticated, service_role;
 
--- What the caller wants, checked and priced, as a session row that does not exist yet.
+-- What the user wants, checked and priced, as a session row that does not exist yet.
 create function payments.draft_session(
     p_plan text,
     p_user_id uuid,
@@ -371,22 +458,20 @@ create function payments.draft_session(
     p_currency text,
     p_coupon text,
     p_subject text,
-    p_idempotency_key text,
     p_metadata jsonb,
     p_now timestamptz
 )
 returns public.payment_checkout_sessions
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_draft public.payment_checkout_sessions;
     v_offer payments.offer;
 begin
-    v_draft.user_id := payments.require_user(p_user_id);
     perform payments.check_provider(p_provider);
-    perform payments.check_buyer_input(p_email, p_subject, p_idempotency_key, p_metadata);
+    v_draft.user_id := p_user_id;
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
     perform payments.check_expected_price(p_price, v_offer);
     -- who signed in by phone has the claim, but empty
@@ -403,23 +488,17 @@ begin
     v_draft.coupon_id := v_offer.coupon_id;
     v_draft.metadata := coalesce(p_metadata, '{}');
     v_draft.expires_at := p_now + (select s.session_ttl from payments.settings as s);
-    if p_idempotency_key is not null then
-        v_draft.idempotency_key := p_idempotency_key;
-        v_draft.idempotency_fingerprint := md5(jsonb_build_array(
-            p_plan, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_metadata
-        )::text);
-    end if;
     return v_draft;
 end;
 $$;
 
 comment on function payments.draft_session(
-    text, uuid, text, numeric, text, text, text, text, text, jsonb, timestamptz
+    text, uuid, text, numeric, text, text, text, text, jsonb, timestamptz
 ) is
 'The session a caller asks for, before it is stored. Raises what its checks raise.';
 
 revoke all on function payments.draft_session(
-    text, uuid, text, numeric, text, text, text, text, text, jsonb, timestamptz
+    text, uuid, text, numeric, text, text, text, text, jsonb, timestamptz
 ) from public, anon, authenticated, service_role;
 
 -- Our own reference first: providers echo it on every path. Then the provider's session, then ours, and last the
@@ -434,7 +513,7 @@ create function payments.find_attempt(
 returns payments.attempts
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_number bigint;
@@ -482,13 +561,19 @@ create function payments.flag_money_taken_back(p_outcome payments.outcome, p_ses
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_reason text := case when p_outcome.disputed then 'dispute_reported' else 'refund_reported' end;
     v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
 begin
-    if v_session.review_reason is distinct from v_reason then
+    if not coalesce(p_outcome.disputed, false) and not exists (
+        select from jsonb_array_elements(p_outcome.refunds) as r
+        where coalesce(r ->> 'status', 'succeeded') in ('pending', 'succeeded')
+    ) then
+        return payments.session_answer(v_session, v_session.completed_at is not null);
+    end if;
+    if payments.add_reason(v_session.review_reason, v_reason) is distinct from v_session.review_reason then
         v_session := payments.flag_session(v_session, v_reason, p_outcome.source, p_outcome.paid_at, p_now);
     end if;
     return payments.session_answer(v_session, v_session.completed_at is not null);
@@ -512,13 +597,13 @@ create function payments.flag_session(
 returns public.payment_checkout_sessions
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions;
 begin
     update public.payment_checkout_sessions as s
-    set review_reason = p_reason, updated_at = p_now
+    set review_reason = payments.add_reason(s.review_reason, p_reason), updated_at = p_now
     where s.id = p_session.id
     returning s.* into v_session;
     perform payments.add_session_event(
@@ -534,38 +619,44 @@ comment on function payments.flag_session(public.payment_checkout_sessions, text
 revoke all on function payments.flag_session(public.payment_checkout_sessions, text, text, timestamptz, timestamptz)
 from public, anon, authenticated, service_role;
 
--- Runs in the transaction that records the capture. A handler that refuses (a full group, say) leaves a paid session
--- for review; trouble of the server itself (deadlock, disk, shutdown) undoes everything, so that a retry can succeed.
+-- Runs in the transaction that records the capture. A handler that fails (a full group, a bug) leaves a paid session
+-- for review; passing trouble of the server (deadlock, disk, shutdown) undoes everything, so that a retry can succeed.
 create function payments.fulfil(p_session public.payment_checkout_sessions)
 returns payments.grant_result
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_function text;
     v_fulfilment jsonb;
-    v_detail text;
+    v_reason text;
 begin
     select h.fulfil_function into strict v_function
     from payments.fulfilment_handlers as h
     where h.kind = p_session.kind;
     execute format('select %s($1)', v_function) into v_fulfilment using p_session;
-    return ('fulfilled', v_fulfilment, null, null)::payments.grant_result;
+    -- what a handler deferred must fail here, not at commit
+    set constraints all immediate;
+    return ('fulfilled', v_fulfilment, null, null, null)::payments.grant_result;
 exception
-    when others then
-        get stacked diagnostics v_detail = pg_exception_detail;
-        if left(sqlstate, 2) in ('08', '25', '40', '53', '55', '57', '58', 'XX') then
+    when assert_failure or others then
+        get stacked diagnostics v_reason = pg_exception_detail;
+        if sqlstate ~ '^(08|40|53[0-3]|55P03|57P|58)' then
             raise;
         end if;
+        if sqlstate like 'PT%' then
+            return ('failed', null, coalesce(nullif(v_reason, ''), 'handler_error'), left(sqlerrm, 500), null)::payments.grant_result;
+        end if;
         return (
-            'failed', null, case when sqlstate like 'PT%' then v_detail else sqlstate end, left(sqlerrm, 500)
+            'failed', null, 'handler_error', 'It could not be delivered yet.', left(sqlstate || ' ' || sqlerrm, 1000)
         )::payments.grant_result;
 end;
 $$;
 
 comment on function payments.fulfil(public.payment_checkout_sessions) is
-'Gives the buyer what was paid for, through the handler of the session''s kind; never raises what a person must solve.';
+'Gives the buyer what was paid for, through the handler of the session''s kind; never raises what a person must solve. '
+'A handler that raises PTnnn speaks to the buyer; any other error is for operators only.';
 
 revoke all on function payments.fulfil(public.payment_checkout_sessions) from public, anon, authenticated, service_role;
 
@@ -573,7 +664,7 @@ create function payments.fulfil_credits(p_session public.payment_checkout_sessio
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_credits bigint := (p_session.terms ->> 'credits')::bigint;
@@ -600,7 +691,7 @@ create function payments.fulfil_none(p_session public.payment_checkout_sessions)
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return jsonb_build_object('kind', p_session.kind);
@@ -617,22 +708,29 @@ create function payments.fulfil_subscription(p_session public.payment_checkout_s
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_tier text := p_session.terms ->> 'tier';
     v_period interval := (p_session.terms ->> 'period')::interval;
+    v_starts_at timestamptz;
     v_ends_at timestamptz;
 begin
-    insert into public.payment_subscriptions as s (user_id, tier, started_at, ends_at, updated_at)
-    values (p_session.user_id, v_tier, now(), now() + v_period, now())
-    on conflict (user_id, tier) do update
-        set started_at = case when s.ends_at > now() then s.started_at else now() end,
-            ends_at = greatest(s.ends_at, now()) + v_period,
-            updated_at = now()
-    returning s.ends_at into v_ends_at;
+    insert into public.payment_subscriptions (user_id, tier, started_at, ends_at, updated_at)
+    values (p_session.user_id, v_tier, now(), now(), now())
+    on conflict (user_id, tier) do nothing;
+    select greatest(s.ends_at, now()) into v_starts_at
+    from public.payment_subscriptions as s
+    where s.user_id = p_session.user_id and s.tier = v_tier
+    for no key update;
+    v_ends_at := v_starts_at + v_period;
+    update public.payment_subscriptions as s
+    set started_at = case when s.ends_at > now() then s.started_at else now() end,
+        ends_at = v_ends_at,
+        updated_at = now()
+    where s.user_id = p_session.user_id and s.tier = v_tier;
     insert into payments.subscription_periods (session_id, user_id, tier, starts_at, ends_at, created_at)
-    values (p_session.id, p_session.user_id, v_tier, v_ends_at - v_period, v_ends_at, now());
+    values (p_session.id, p_session.user_id, v_tier, v_starts_at, v_ends_at, now());
     return jsonb_build_object('kind', 'subscription', 'tier', v_tier, 'ends_at', v_ends_at);
 end;
 $$;
@@ -659,22 +757,30 @@ create function payments.get_or_create_checkout_session(
 returns uuid
 language plpgsql
 volatile
-security definer -- users hold no write rights on any table; draft_session checks who calls
-set search_path = ''
+security definer -- users hold no write rights on any table; require_user checks who calls
+set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_user_id uuid := payments.require_user(p_user_id);
+    v_fingerprint text := md5(jsonb_build_array(
+        p_plan, p_email, trim_scale(p_price), p_provider, upper(p_currency), p_coupon, p_subject, p_metadata
+    )::text);
     v_draft public.payment_checkout_sessions;
     v_open public.payment_checkout_sessions;
     v_id uuid;
 begin
+    perform payments.check_buyer_input(p_email, p_subject, p_idempotency_key, p_metadata);
+    v_id := payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now());
+    if v_id is not null then
+        return v_id;
+    end if;
     v_draft := payments.draft_session(
-        p_plan, p_user_id, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_idempotency_key, p_metadata,
-        now()
+        p_plan, v_user_id, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_metadata, now()
     );
+    v_draft.idempotency_key := p_idempotency_key;
+    v_draft.idempotency_fingerprint := v_fingerprint;
     -- each round that does not return has seen another transaction make progress
     for v_round in 1..20 loop
-        v_id := payments.session_of_idempotency_key(v_draft);
-        exit when v_id is not null;
         select s.* into v_open
         from public.payment_checkout_sessions as s
         where s.user_id = v_draft.user_id
@@ -685,6 +791,9 @@ begin
             when found then payments.reuse_session(v_open, v_draft, now())
             else payments.insert_session(v_draft, now())
         end;
+        v_id := coalesce(
+            v_id, payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now())
+        );
         exit when v_id is not null;
     end loop;
     if v_id is null then
@@ -707,11 +816,37 @@ grant execute on function payments.get_or_create_checkout_session(
     text, uuid, text, numeric, text, text, text, text, text, jsonb
 ) to authenticated, service_role;
 
+-- The current page has ended. Money may still be on its way from another page of the session: then that one speaks now.
+create function payments.hand_over(p_session public.payment_checkout_sessions, p_now timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.payment_checkout_sessions as s
+    set current_attempt = a.number, updated_at = p_now
+    from payments.attempts as a
+    where s.id = p_session.id
+        and s.status = 'processing'
+        and a.session_id = p_session.id
+        and a.number <> p_session.current_attempt
+        and a.status = 'processing';
+    return found;
+end;
+$$;
+
+comment on function payments.hand_over(public.payment_checkout_sessions, timestamptz) is
+'Makes another attempt whose payment is under way the session''s current one; false when there is none.';
+
+revoke all on function payments.hand_over(public.payment_checkout_sessions, timestamptz)
+from public, anon, authenticated, service_role;
+
 create function payments.insert_session(p_draft public.payment_checkout_sessions, p_now timestamptz)
 returns uuid
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_id uuid;
@@ -726,7 +861,9 @@ begin
         p_draft.user_id, p_draft.email, p_draft.product_id, p_draft.kind, p_draft.terms, p_draft.subject,
         p_draft.provider, p_draft.currency,
         p_draft.original_amount, p_draft.discount_amount, p_draft.amount, p_draft.coupon_id,
-        p_draft.idempotency_key, p_draft.idempotency_fingerprint, p_draft.metadata, p_now, p_now, p_draft.expires_at
+        p_draft.idempotency_key,
+        case when p_draft.idempotency_key is not null then p_draft.idempotency_fingerprint end,
+        p_draft.metadata, p_now, p_now, p_draft.expires_at
     )
     on conflict do nothing
     returning id into v_id;
@@ -744,13 +881,43 @@ comment on function payments.insert_session(public.payment_checkout_sessions, ti
 revoke all on function payments.insert_session(public.payment_checkout_sessions, timestamptz)
 from public, anon, authenticated, service_role;
 
+-- The session went with its user. Nothing can be fulfilled, but money that came for it is kept for a person to return.
+create function payments.keep_orphaned_money(p_claim payments.captures, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_capture payments.captures := p_claim;
+begin
+    v_capture.disposition := 'orphaned';
+    v_capture.created_at := p_now;
+    insert into payments.captures
+    select v_capture.*
+    where not exists ( -- it may be recorded under its page's id
+        select from payments.captures as c
+        where c.provider = p_claim.provider
+            and c.provider_session_id = p_claim.provider_session_id
+            and p_claim.provider_session_id in (c.provider_payment_id, p_claim.provider_payment_id)
+    )
+    on conflict do nothing;
+end;
+$$;
+
+comment on function payments.keep_orphaned_money(payments.captures, timestamptz) is
+'Records a capture for a session whose user was deleted, unless it is recorded already.';
+
+revoke all on function payments.keep_orphaned_money(payments.captures, timestamptz)
+from public, anon, authenticated, service_role;
+
 -- Lock order of the engine, everywhere: webhook event, session, attempt, coupon, group, balance or subscription.
 -- FOR NO KEY UPDATE, so that foreign-key checks of other rows never wait for a payment.
 create function payments.lock_session(p_session_id uuid)
 returns public.payment_checkout_sessions
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions;
@@ -775,7 +942,7 @@ create function payments.make_offer(p_plan text, p_currency text, p_coupon text)
 returns payments.offer
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_product public.payment_products;
@@ -819,7 +986,7 @@ create function payments.mark_event_handled(p_provider text, p_event jsonb, p_se
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into payments.webhook_events as e (
@@ -856,7 +1023,7 @@ create function payments.move_session(
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     with old as (
@@ -894,6 +1061,51 @@ comment on function payments.move_session(uuid, text[], payments.move, timestamp
 revoke all on function payments.move_session(uuid, text[], payments.move, timestamptz, timestamptz)
 from public, anon, authenticated, service_role;
 
+-- A capture that was recorded under its page's id gets the payment's own, and the amount that the provider states: the
+-- caller who knew only the page had to assume the price.
+create function payments.name_capture(
+    p_known payments.captures,
+    p_claim payments.captures,
+    p_source text,
+    p_now timestamptz
+)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_session public.payment_checkout_sessions := payments.lock_session(p_known.session_id);
+begin
+    update payments.captures as c
+    set provider_payment_id = p_claim.provider_payment_id, amount = p_claim.amount, currency = p_claim.currency
+    where c.provider = p_known.provider and c.provider_payment_id = p_known.provider_payment_id;
+    if found and p_known.disposition = 'settled' then
+        update public.payment_checkout_sessions as s
+        set provider_payment_id = p_claim.provider_payment_id, updated_at = p_now
+        where s.id = v_session.id;
+        if (p_known.amount, p_known.currency) is distinct from (p_claim.amount, p_claim.currency) then
+            perform payments.flag_session(
+                v_session,
+                case
+                    when p_known.currency <> p_claim.currency then 'currency_mismatch'
+                    when p_known.amount > p_claim.amount then 'amount_mismatch'
+                    else 'overpaid'
+                end,
+                p_source, p_claim.paid_at, p_now
+            );
+        end if;
+    end if;
+end;
+$$;
+
+comment on function payments.name_capture(payments.captures, payments.captures, text, timestamptz) is
+'Gives a capture that is known by its page the payment''s own id; flags the session when the money is not what was '
+'assumed.';
+
+revoke all on function payments.name_capture(payments.captures, payments.captures, text, timestamptz)
+from public, anon, authenticated, service_role;
+
 create function payments.new_attempt(
     p_session public.payment_checkout_sessions,
     p_provider text,
@@ -902,9 +1114,11 @@ create function payments.new_attempt(
 returns payments.attempts
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
+    -- a page needs time to be paid, and some providers refuse shorter ones
+    v_expires_at timestamptz := greatest(p_session.expires_at, p_now + interval '30 minutes');
     v_attempt payments.attempts;
 begin
     insert into payments.attempts (session_id, provider, reference, created_at, expires_at)
@@ -913,7 +1127,7 @@ begin
         p_provider,
         replace(payments.new_time_ordered_id(p_session.user_id)::text, '-', ''),
         p_now,
-        p_session.expires_at
+        v_expires_at
     )
     returning * into v_attempt;
     update public.payment_checkout_sessions as s
@@ -922,6 +1136,7 @@ begin
         current_attempt = v_attempt.number,
         provider_session_id = null,
         checkout_url = null,
+        expires_at = v_expires_at,
         updated_at = p_now
     where s.id = p_session.id;
     return v_attempt;
@@ -929,30 +1144,70 @@ end;
 $$;
 
 comment on function payments.new_attempt(public.payment_checkout_sessions, text, timestamptz) is
-'Stores a new attempt with a fresh reference and makes it the locked session''s current one.';
+'Stores a new attempt with a fresh reference and makes it the locked session''s current one. '
+'The session then lives for 30 minutes at least.';
 
 revoke all on function payments.new_attempt(public.payment_checkout_sessions, text, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- Pages on which this purchase can still be paid, or has been without our knowing: earlier ones of the session, and
+-- those of its closed sessions. Before a new page opens they are closed; when a buyer asks, they are asked about too.
+create function payments.other_pages(
+    p_session public.payment_checkout_sessions,
+    p_attempt_number bigint,
+    p_now timestamptz
+)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'provider', page.provider, 'provider_session_id', page.provider_session_id
+        )), '[]')
+        from (
+            select a.provider, a.provider_session_id
+            from public.payment_checkout_sessions as s
+            inner join payments.attempts as a on s.id = a.session_id
+            where s.user_id = p_session.user_id
+                and s.product_id = p_session.product_id
+                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
+                and (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
+                and a.number is distinct from p_attempt_number
+                and a.provider_session_id is not null
+                and a.status in ('open', 'processing')
+                and a.created_at > p_now - interval '3 days'
+            order by a.number desc
+            limit 5
+        ) as page
+    );
+end;
+$$;
+
+comment on function payments.other_pages(public.payment_checkout_sessions, bigint, timestamptz) is
+'Up to five other pages of the same purchase whose provider has not said a last word: '
+'[{provider, provider_session_id}].';
+
+revoke all on function payments.other_pages(public.payment_checkout_sessions, bigint, timestamptz)
 from public, anon, authenticated, service_role;
 
 create function payments.read_outcome(p_outcome jsonb)
 returns payments.outcome
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_outcome payments.outcome;
-    v_field text;
     v_wrong text;
 begin
     begin
-        -- one field at a time, so that the message can name the one that is wrong
-        for v_field in select jsonb_object_keys(p_outcome) loop
-            v_outcome := jsonb_populate_record(v_outcome, jsonb_build_object(v_field, p_outcome -> v_field));
-        end loop;
+        v_outcome := jsonb_populate_record(null::payments.outcome, p_outcome);
     exception
         when data_exception then
-            v_wrong := concat_ws(': ', v_field, sqlerrm);
+            v_wrong := concat_ws(': ', payments.wrong_outcome_field(p_outcome), sqlerrm);
     end;
     v_outcome.currency := upper(v_outcome.currency);
     v_outcome.source := coalesce(v_outcome.source, 'webhook');
@@ -985,55 +1240,55 @@ comment on function payments.read_outcome(jsonb) is 'Types and checks an outcome
 
 revoke all on function payments.read_outcome(jsonb) from public, anon, authenticated, service_role;
 
--- Is this money recorded already? Some callers know only the provider's session (the two p_stripe_ aliases), others
--- know the payment as well: both name the same money, and the payment's own id wins as soon as it is known.
-create function payments.recognise_capture(p_claim payments.captures)
+-- Is this money recorded already? Some callers know only the provider's page (the two p_stripe_ aliases), others the
+-- payment as well. Both name the same money: a page or a payment that is another session's pays no second one.
+create function payments.recognise_capture(p_claim payments.captures, p_source text, p_now timestamptz)
 returns boolean
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_known payments.captures;
     v_owner uuid;
 begin
-    select c.session_id into v_owner
+    select c.* into v_known
     from payments.captures as c
     where c.provider = p_claim.provider and c.provider_payment_id = p_claim.provider_payment_id;
-    if found then
-        if v_owner <> p_claim.session_id then
-            raise exception 'Payment % of % has paid another session.', p_claim.provider_payment_id, p_claim.provider
-                using errcode = 'PT409', detail = 'payment_reused',
-                hint = 'A payment pays one session only. Look at both sessions before you refund anything.';
-        end if;
-        return true;
+    if not found and p_claim.provider_session_id is not null then
+        select c.* into v_known
+        from payments.captures as c
+        where c.provider = p_claim.provider
+            and c.provider_session_id = p_claim.provider_session_id
+            and (
+                c.session_id <> p_claim.session_id
+                or p_claim.provider_session_id in (c.provider_payment_id, p_claim.provider_payment_id)
+            )
+        order by c.created_at
+        limit 1;
+        select a.session_id into v_owner
+        from payments.attempts as a
+        where a.provider = p_claim.provider and a.provider_session_id = p_claim.provider_session_id;
     end if;
-    if p_claim.provider_payment_id = p_claim.provider_session_id then
-        return exists (
-            select from payments.captures as c
-            where c.session_id = p_claim.session_id
-                and c.provider = p_claim.provider
-                and c.provider_session_id = p_claim.provider_session_id
-        );
+    if p_claim.session_id <> coalesce(v_known.session_id, v_owner) then
+        raise exception 'This payment of % belongs to another session.', p_claim.provider
+            using errcode = 'PT409', detail = 'payment_reused',
+            hint = 'A payment pays one session only. Look at both sessions before you refund anything.';
     end if;
-    -- lock order: session, capture
-    update public.payment_checkout_sessions as s
-    set provider_payment_id = p_claim.provider_payment_id
-    where s.id = p_claim.session_id
-        and s.provider = p_claim.provider
-        and s.provider_payment_id = p_claim.provider_session_id;
-    update payments.captures as c
-    set provider_payment_id = p_claim.provider_payment_id
-    where c.provider = p_claim.provider
-        and c.provider_payment_id = p_claim.provider_session_id
-        and c.session_id = p_claim.session_id;
-    return found;
+    if v_known.provider_payment_id = v_known.provider_session_id
+        and v_known.provider_payment_id <> p_claim.provider_payment_id
+    then
+        perform payments.name_capture(v_known, p_claim, p_source, p_now);
+    end if;
+    return v_known.session_id is not null;
 end;
 $$;
 
-comment on function payments.recognise_capture(payments.captures) is
-'True when the claimed money is recorded for its session. Raises PT409 payment_reused when it paid another one.';
+comment on function payments.recognise_capture(payments.captures, text, timestamptz) is
+'True when the claimed money is recorded for its session. Raises PT409 payment_reused when it is another one''s.';
 
-revoke all on function payments.recognise_capture(payments.captures) from public, anon, authenticated, service_role;
+revoke all on function payments.recognise_capture(payments.captures, text, timestamptz)
+from public, anon, authenticated, service_role;
 
 -- The wrong money: too little, or another currency. It is recorded and flagged, and it fulfils nothing.
 create function payments.refuse_capture(
@@ -1045,7 +1300,7 @@ create function payments.refuse_capture(
 returns public.payment_checkout_sessions
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform payments.move_session(
@@ -1087,7 +1342,7 @@ create function payments.reusable_attempt(
 returns payments.attempts
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_attempt payments.attempts;
@@ -1110,7 +1365,8 @@ revoke all on function payments.reusable_attempt(public.payment_checkout_session
 from public, anon, authenticated, service_role;
 
 -- What becomes of the open session that stands where the draft wants to be: its id when the draft can have it, null
--- when it was moved out of the way. Reuse writes nothing, except the first idempotency key that it is asked under.
+-- when it was moved out of the way. Reuse writes nothing but its first idempotency key, and an e-mail address that has
+-- changed.
 create function payments.reuse_session(
     p_open public.payment_checkout_sessions,
     p_draft public.payment_checkout_sessions,
@@ -1119,7 +1375,7 @@ create function payments.reuse_session(
 returns uuid
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if p_open.expires_at <= p_now then
@@ -1138,14 +1394,21 @@ begin
         );
         return null;
     end if;
-    if p_draft.idempotency_key is not null and p_open.idempotency_key is null then
+    if (p_draft.idempotency_key is not null and p_open.idempotency_key is null) or p_draft.email <> coalesce(p_open.email, '') then
         update public.payment_checkout_sessions as s
-        set idempotency_key = p_draft.idempotency_key,
-            idempotency_fingerprint = p_draft.idempotency_fingerprint,
+        set email = coalesce(p_draft.email, s.email),
+            idempotency_key = coalesce(s.idempotency_key, p_draft.idempotency_key),
+            idempotency_fingerprint = case
+                when s.idempotency_key is not null then s.idempotency_fingerprint
+                when p_draft.idempotency_key is not null then p_draft.idempotency_fingerprint
+            end,
             updated_at = p_now
-        where s.id = p_open.id and s.idempotency_key is null;
+        where s.id = p_open.id;
     end if;
     return p_open.id;
+exception
+    when unique_violation then -- the key was taken by another session meanwhile: the caller looks again
+        return null;
 end;
 $$;
 
@@ -1163,7 +1426,7 @@ create function payments.session_answer(p_session public.payment_checkout_sessio
 returns jsonb
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return jsonb_build_object(
@@ -1187,7 +1450,7 @@ create function payments.session_by_id(p_session_id uuid)
 returns public.payment_checkout_sessions
 language plpgsql
 stable
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions;
@@ -1205,34 +1468,44 @@ comment on function payments.session_by_id(uuid) is 'Reads a session. Raises PT4
 
 revoke all on function payments.session_by_id(uuid) from public, anon, authenticated, service_role;
 
-create function payments.session_of_idempotency_key(p_draft public.payment_checkout_sessions)
+-- Before anything is priced: a replay answers what the first call answered, whatever the catalogue says now.
+create function payments.session_of_idempotency_key(
+    p_user_id uuid,
+    p_idempotency_key text,
+    p_fingerprint text,
+    p_now timestamptz
+)
 returns uuid
 language plpgsql
-stable
-set search_path = ''
+volatile
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_id uuid;
-    v_fingerprint text;
+    v_session public.payment_checkout_sessions;
 begin
-    if p_draft.idempotency_key is null then
+    if p_idempotency_key is null then
         return null;
     end if;
-    select s.id, s.idempotency_fingerprint into v_id, v_fingerprint
+    select s.* into v_session
     from public.payment_checkout_sessions as s
-    where s.user_id = p_draft.user_id and s.idempotency_key = p_draft.idempotency_key;
-    if v_fingerprint <> p_draft.idempotency_fingerprint then
+    where s.user_id = p_user_id and s.idempotency_key = p_idempotency_key;
+    if v_session.idempotency_fingerprint <> p_fingerprint then
         raise exception 'This idempotency key was used with other arguments.'
             using errcode = 'PT409', detail = 'idempotency_conflict', hint = 'Use a new key for a new purchase.';
     end if;
-    return v_id;
+    if v_session.expires_at <= p_now and v_session.status in ('pending', 'processing') then
+        perform payments.move_session(
+            v_session.id, array['pending', 'processing'], ('expired', 'client', 'lapsed', null, null), null, p_now
+        );
+    end if;
+    return v_session.id;
 end;
 $$;
 
-comment on function payments.session_of_idempotency_key(public.payment_checkout_sessions) is
+comment on function payments.session_of_idempotency_key(uuid, text, text, timestamptz) is
 'The session that the same user made with the same key, in whatever state. Raises PT409 idempotency_conflict.';
 
-revoke all on function payments.session_of_idempotency_key(public.payment_checkout_sessions)
+revoke all on function payments.session_of_idempotency_key(uuid, text, text, timestamptz)
 from public, anon, authenticated, service_role;
 
 -- Every proof of money ends here, whichever path it took. The capture's key and the index on settled captures decide
@@ -1246,19 +1519,19 @@ create function payments.settle_capture(
 returns jsonb
 language plpgsql
 volatile
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_capture payments.captures := p_claim;
     v_session public.payment_checkout_sessions;
 begin
-    if payments.recognise_capture(p_claim) then
+    if payments.recognise_capture(p_claim, p_source, p_now) then
         v_session := payments.session_by_id(p_claim.session_id);
         return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     v_session := payments.lock_session(p_claim.session_id);
     -- a second look behind the lock: the winner of a race has committed by now
-    if payments.recognise_capture(p_claim) then
+    if payments.recognise_capture(p_claim, p_source, p_now) then
         v_session := payments.session_by_id(p_claim.session_id);
         return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
@@ -1271,7 +1544,7 @@ begin
     v_capture.created_at := p_now;
     insert into payments.captures select v_capture.* on conflict do nothing;
     if not found then
-        perform payments.recognise_capture(p_claim);
+        perform payments.recognise_capture(p_claim, p_source, p_now);
         raise exception 'This payment is being recorded by another call.'
             using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
     end if;
@@ -1290,6 +1563,75 @@ comment on function payments.settle_capture(payments.captures, text, text, times
 'Raises PT404 session_not_found, PT409 payment_reused.';
 
 revoke all on function payments.settle_capture(payments.captures, text, text, timestamptz)
+from public, anon, authenticated, service_role;
+
+create function payments.wrong_outcome_field(p_outcome jsonb)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_field text;
+    v_outcome payments.outcome;
+begin
+    for v_field in select jsonb_object_keys(p_outcome) loop
+        v_outcome := jsonb_populate_record(v_outcome, jsonb_build_object(v_field, p_outcome -> v_field));
+    end loop;
+    return null;
+exception
+    when data_exception then
+        return v_field;
+end;
+$$;
+
+comment on function payments.wrong_outcome_field(jsonb) is
+'Name of the first field of an outcome whose value has not its type; null when there is none, or no object at all.';
+
+revoke all on function payments.wrong_outcome_field(jsonb) from public, anon, authenticated, service_role;
+
+-- Late money: an expired, failed or cancelled session is being paid after all. A newer session of the same purchase
+-- must not tempt the buyer to pay again: if it is unpaid it is cancelled, if it is paid a person looks at the two.
+create function payments.yield_purchase(p_session public.payment_checkout_sessions, p_source text, p_now timestamptz)
+returns text
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_rival uuid;
+begin
+    -- two late payments of one purchase must see each other, and may not wait for each other's rows
+    perform pg_advisory_xact_lock(
+        hashtextextended(concat_ws(' ', p_session.user_id, p_session.product_id, p_session.subject), 7243920)
+    );
+    select s.id into v_rival
+    from public.payment_checkout_sessions as s
+    where s.user_id = p_session.user_id
+        and s.product_id = p_session.product_id
+        and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
+        and s.status = 'pending';
+    perform payments.move_session(
+        v_rival, array['pending'], ('cancelled', p_source, 'superseded', null, null), null, p_now
+    );
+    return case
+        when exists (
+            select from public.payment_checkout_sessions as s
+            where s.user_id = p_session.user_id
+                and s.product_id = p_session.product_id
+                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
+                and s.id <> p_session.id
+                and (s.status = 'processing' or s.completed_at >= p_session.created_at)
+        ) then 'paid_twice'
+    end;
+end;
+$$;
+
+comment on function payments.yield_purchase(public.payment_checkout_sessions, text, timestamptz) is
+'Cancels an unpaid newer session of a purchase that late money settles; returns paid_twice when another one is paid or '
+'about to be.';
+
+revoke all on function payments.yield_purchase(public.payment_checkout_sessions, text, timestamptz)
 from public, anon, authenticated, service_role;
 
 insert into payments.fulfilment_handlers (kind, fulfil_function)

@@ -8,7 +8,7 @@ returns public.payment_checkout_sessions
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return payments.cancel_checkout_session(p_session_id);
@@ -28,7 +28,7 @@ language plpgsql
 stable
 security invoker
 rows 1
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return query
@@ -63,7 +63,7 @@ returns uuid
 language plpgsql
 volatile
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     return payments.get_or_create_checkout_session(
@@ -92,7 +92,7 @@ returns jsonb
 language plpgsql
 stable
 security invoker
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_offer payments.offer := payments.make_offer(p_plan, p_currency, p_coupon);
@@ -121,9 +121,10 @@ returns void
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform payments.require_service();
     update payments.attempts as a
     set status = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500)
     where a.number = p_attempt and a.status = 'open' and a.checkout_url is null;
@@ -145,15 +146,14 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_outcome payments.outcome := payments.read_outcome(p_outcome);
+    v_outcome payments.outcome;
     v_attempt payments.attempts;
-    v_claim payments.captures;
-    v_session public.payment_checkout_sessions;
-    v_answer jsonb;
 begin
+    perform payments.require_service();
+    v_outcome := payments.read_outcome(p_outcome);
     if p_event is not null then
         perform payments.check_event(p_event);
         if exists (
@@ -172,33 +172,15 @@ begin
     then
         return jsonb_build_object('duplicate', true);
     end if;
-    if v_outcome.status = 'completed' then
-        v_claim.provider := v_outcome.provider;
-        v_claim.provider_payment_id := v_outcome.provider_payment_id;
-        v_claim.session_id := v_attempt.session_id;
-        v_claim.attempt_number := v_attempt.number;
-        v_claim.provider_session_id := coalesce(v_outcome.provider_session_id, v_attempt.provider_session_id);
-        v_claim.amount := v_outcome.amount;
-        v_claim.currency := v_outcome.currency;
-        v_claim.paid_at := coalesce(v_outcome.paid_at, now());
-        v_answer := payments.settle_capture(v_claim, v_outcome.provider_customer_id, v_outcome.source, now());
-    elsif v_outcome.status in ('processing', 'failed', 'expired', 'cancelled') then
-        v_answer := payments.apply_page_outcome(v_outcome, v_attempt, now());
-    else
-        v_session := payments.session_by_id(v_attempt.session_id);
-        v_answer := payments.session_answer(v_session, v_session.completed_at is not null);
-    end if;
-    if v_outcome.disputed or jsonb_array_length(v_outcome.refunds) > 0 then
-        v_answer := payments.flag_money_taken_back(v_outcome, v_attempt.session_id, now());
-    end if;
-    return v_answer || jsonb_build_object('duplicate', false);
+    return payments.apply_outcome(v_outcome, v_attempt, now()) || jsonb_build_object('duplicate', false);
 end;
 $$;
 
 comment on function public.apply_payment_outcome(jsonb, jsonb) is
 'Applies what a provider says about an attempt (docs/architecture.md has the shape), exactly once. Answers '
 '{duplicate, session_id, status, already_completed, fulfilment_status, fulfilment, review_reason}; for a known event '
-'{duplicate: true}. Raises PT404 session_not_found, PT409 payment_reused, PT422 outcome_invalid, event_invalid.';
+'{duplicate: true}. Raises PT404 session_not_found, PT409 payment_reused, PT422 outcome_invalid, event_invalid, '
+'PT503 try_again.';
 
 revoke all on function public.apply_payment_outcome(jsonb, jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.apply_payment_outcome(jsonb, jsonb) to service_role;
@@ -213,11 +195,16 @@ returns void
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_attempt payments.attempts;
 begin
+    perform payments.require_service();
+    if coalesce(length(p_provider_session_id), 0) not between 1 and 255 or coalesce(p_checkout_url, '') = '' then
+        raise exception 'p_provider_session_id (1 to 255 characters) and p_checkout_url are needed.'
+            using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass what the provider answered.';
+    end if;
     select a.* into v_attempt from payments.attempts as a where a.number = p_attempt;
     if not found then
         raise exception 'There is no attempt %.', p_attempt
@@ -226,7 +213,8 @@ begin
     -- lock order: session, attempt
     perform payments.lock_session(v_attempt.session_id);
     update payments.attempts as a
-    set provider_session_id = p_provider_session_id,
+    set status = case when a.status = 'failed' and a.checkout_url is null then 'open' else a.status end,
+        provider_session_id = p_provider_session_id,
         checkout_url = p_checkout_url,
         expires_at = coalesce(p_expires_at, a.expires_at)
     where a.number = p_attempt and coalesce(a.provider_session_id, p_provider_session_id) = p_provider_session_id;
@@ -267,19 +255,27 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_session public.payment_checkout_sessions := payments.session_by_id(p_session_id);
+    v_session public.payment_checkout_sessions;
     v_claim payments.captures;
 begin
-    v_claim.provider := case when p_stripe_session_id is null then v_session.provider else 'stripe' end;
+    perform payments.require_service();
+    v_session := payments.session_by_id(p_session_id);
+    v_claim.provider := case when nullif(p_stripe_session_id, '') is null then v_session.provider else 'stripe' end;
     v_claim.provider_session_id := coalesce(nullif(p_provider_session_id, ''), nullif(p_stripe_session_id, ''));
     v_claim.provider_payment_id := coalesce(nullif(p_provider_payment_id, ''), v_claim.provider_session_id);
     if v_claim.provider_payment_id is null then
         raise exception 'Which payment paid this session?'
             using errcode = 'PT422', detail = 'payment_id_required',
             hint = 'Pass p_provider_payment_id, or the provider''s session id.';
+    end if;
+    if p_amount < 0 or p_currency !~* '^[a-z]{3}$'
+        or length(v_claim.provider_payment_id) > 255 or length(v_claim.provider_session_id) > 255
+    then
+        raise exception 'p_amount must not be negative, p_currency a code, provider ids at most 255 characters.'
+            using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass minor units and a code such as USD.';
     end if;
     v_claim.session_id := v_session.id;
     v_claim.attempt_number := v_session.current_attempt;
@@ -295,7 +291,7 @@ comment on function public.complete_checkout_session(
 ) is
 'Completes and fulfils a session whose payment the caller has verified. Amount (minor units) and currency are compared '
 'when given. Answers {session_id, status, already_completed, fulfilment_status, fulfilment, review_reason}. Raises '
-'PT404 session_not_found, PT409 payment_reused, PT422 payment_id_required.';
+'PT404 session_not_found, PT409 payment_reused, PT422 payment_id_required, invalid_input.';
 
 revoke all on function public.complete_checkout_session(
     uuid, text, text, bigint, text, text, timestamptz, text, text
@@ -309,11 +305,12 @@ returns int
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_count int;
 begin
+    perform payments.require_service();
     with due as (
         select s.id, s.status
         from public.payment_checkout_sessions as s
@@ -351,11 +348,12 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions;
 begin
+    perform payments.require_service();
     perform payments.move_session(
         p_session_id,
         array['pending', 'processing'],
@@ -385,19 +383,22 @@ returns jsonb
 language plpgsql
 stable
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_attempt payments.attempts := payments.find_attempt(
-        p_provider, p_reference, p_session_id, p_provider_session_id, null
-    );
-    v_session public.payment_checkout_sessions := payments.session_by_id(v_attempt.session_id);
+    v_attempt payments.attempts;
+    v_session public.payment_checkout_sessions;
 begin
+    perform payments.require_service();
+    v_attempt := payments.find_attempt(p_provider, p_reference, p_session_id, p_provider_session_id, null);
+    v_session := payments.session_by_id(v_attempt.session_id);
     if v_session.user_id <> p_user_id then
         raise exception 'This session belongs to another user.'
             using errcode = 'PT403', detail = 'not_your_session', hint = 'Sign in as the user who made the purchase.';
     end if;
-    return payments.attempt_answer(v_session, v_attempt);
+    return payments.attempt_answer(v_session, v_attempt) || jsonb_build_object(
+        'other_pages', payments.other_pages(v_session, v_attempt.number, now())
+    );
 end;
 $$;
 
@@ -414,14 +415,16 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
-    v_provider text := coalesce(p_provider, v_session.provider);
-    v_replaced payments.attempts;
+    v_session public.payment_checkout_sessions;
+    v_provider text;
     v_attempt payments.attempts;
 begin
+    perform payments.require_service();
+    v_session := payments.lock_session(p_session_id);
+    v_provider := coalesce(p_provider, v_session.provider);
     perform payments.check_provider(v_provider);
     if v_session.status <> 'pending' then
         raise exception 'This session cannot be paid: it is %.', v_session.status
@@ -433,14 +436,12 @@ begin
     end if;
     v_attempt := payments.reusable_attempt(v_session, v_provider, now());
     if v_attempt.number is null then
-        select a.* into v_replaced from payments.attempts as a where a.number = v_session.current_attempt;
         v_attempt := payments.new_attempt(v_session, v_provider, now());
     end if;
     return payments.attempt_answer(v_session, v_attempt) || jsonb_build_object(
-        'replaced', case
-            when v_replaced.provider_session_id is not null and v_replaced.status = 'open' then jsonb_build_object(
-                'provider', v_replaced.provider, 'provider_session_id', v_replaced.provider_session_id
-            )
+        'other_pages', case
+            when v_attempt.checkout_url is null then payments.other_pages(v_session, v_attempt.number, now())
+            else '[]'
         end
     );
 end;
@@ -448,8 +449,8 @@ $$;
 
 comment on function public.open_checkout_attempt(uuid, text) is
 'Stores the attempt before its page is opened, or gives the one whose page is still alive (checkout_url is then set). '
-'Answers number, reference, amount (minor units), currency, email, product_name, expires_at and more; replaced names '
-'the page to close. Raises PT404 session_not_found, PT409 session_not_pending, PT410 session_expired, PT422 '
+'Answers number, reference, amount (minor units), currency, email, product_name, expires_at and more; other_pages '
+'are those to close first. Raises PT404 session_not_found, PT409 session_not_pending, PT410 session_expired, PT422 '
 'provider_unknown.';
 
 revoke all on function public.open_checkout_attempt(uuid, text) from public, anon, authenticated, service_role;
@@ -460,9 +461,10 @@ returns void
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 begin
+    perform payments.require_service();
     perform payments.check_event(p_event);
     insert into payments.webhook_events as e (provider, event_id, type, payload, status, error, received_at)
     values (
@@ -488,12 +490,14 @@ returns jsonb
 language plpgsql
 volatile
 security definer -- service_role holds no rights on the engine's tables
-set search_path = ''
+set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
+    v_session public.payment_checkout_sessions;
     v_grant payments.grant_result;
 begin
+    perform payments.require_service();
+    v_session := payments.lock_session(p_session_id);
     if v_session.fulfilment_status <> 'failed' then
         raise exception 'Nothing to retry: the session is % and its fulfilment is %.',
             v_session.status, v_session.fulfilment_status
@@ -506,17 +510,17 @@ begin
         fulfilment = v_grant.fulfilment,
         error_code = v_grant.error_code,
         error_message = v_grant.error_message,
-        review_reason = case
-            when v_grant.fulfilment_status = 'failed' then 'fulfilment_failed'
-            when s.review_reason = 'fulfilment_failed' then null
-            else s.review_reason
+        review_reason = case v_grant.fulfilment_status
+            when 'failed' then payments.add_reason(s.review_reason, 'fulfilment_failed')
+            else payments.drop_reason(s.review_reason, 'fulfilment_failed')
         end,
         updated_at = now()
     where s.id = p_session_id
     returning s.* into v_session;
     perform payments.add_session_event(
         p_session_id, v_session.status, v_session.status, 'admin',
-        case v_grant.fulfilment_status when 'failed' then 'fulfilment_failed' else 'fulfilment_retried' end, null, now()
+        case v_grant.fulfilment_status when 'failed' then 'fulfilment_failed' else 'fulfilment_retried' end, null, now(),
+        v_grant.detail
     );
     return payments.session_answer(v_session, true);
 end;
@@ -529,11 +533,17 @@ comment on function public.retry_fulfilment(uuid) is
 revoke all on function public.retry_fulfilment(uuid) from public, anon, authenticated, service_role;
 grant execute on function public.retry_fulfilment(uuid) to service_role;
 
--- Lets apps watch their session change (under RLS). The publication exists on Supabase, not on a plain Postgres.
+-- Lets apps watch their session change (under RLS). The publication exists on Supabase, not on a plain Postgres; where
+-- it belongs to another role or holds all tables already, there is nothing to do here.
 do $$
 begin
-    if exists (select from pg_catalog.pg_publication as p where p.pubname = 'supabase_realtime') then
+    if exists (
+        select from pg_catalog.pg_publication as p where p.pubname = 'supabase_realtime' and not p.puballtables
+    ) then
         alter publication supabase_realtime add table public.payment_checkout_sessions;
     end if;
+exception
+    when insufficient_privilege then
+        raise notice 'Add public.payment_checkout_sessions to the publication supabase_realtime as its owner.';
 end;
 $$;

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,14 @@ revoke all on function payments.answer() from public, anon, authenticated, servi
 """
 
 
+@pytest.fixture
+def project(project: Path) -> Path:
+    """A project whose ``sql/`` says what its migrations build, whatever is being worked on in this one."""
+    shutil.rmtree(project / "sql")
+    shutil.copytree(project / "supabase" / "migrations", project / "sql")
+    return project
+
+
 def test_nothing_is_written_when_nothing_differs(server: LocalPostgres, project: Path) -> None:
     path, message = author(server, project, "add_nothing", NOON, cli=None)
     assert path is None
@@ -28,7 +37,7 @@ def test_nothing_is_written_when_nothing_differs(server: LocalPostgres, project:
 
 @pytest.mark.needs("supabase_cli")
 def test_the_cli_proposes_the_sql_that_makes_both_equal(server: LocalPostgres, project: Path, cli: Path) -> None:
-    (project / "sql" / "50_engine" / "answer.sql").write_text(NEW_FUNCTION)
+    (project / "sql" / "99_answer.sql").write_text(NEW_FUNCTION)
     path, message = author(server, project, "add_answer", NOON, cli)
     assert path == project / "supabase" / "migrations" / "20310506120000_add_answer.sql"
     text = path.read_text()
@@ -41,7 +50,7 @@ def test_the_cli_proposes_the_sql_that_makes_both_equal(server: LocalPostgres, p
 
 
 def test_without_the_cli_the_author_gets_a_header_and_sees_the_difference(server: LocalPostgres, project: Path) -> None:
-    (project / "sql" / "50_engine" / "answer.sql").write_text(NEW_FUNCTION)
+    (project / "sql" / "99_answer.sql").write_text(NEW_FUNCTION)
     path, message = author(server, project, "add_answer", NOON, cli=None)
     assert path
     assert path.read_text().endswith("set lock_timeout = '5s';\n")

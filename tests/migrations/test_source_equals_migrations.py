@@ -12,6 +12,7 @@ from tests.support.schema import apply_migrations, apply_source, describe, diffe
 
 if TYPE_CHECKING:
     from tests.migrations.conftest import NewDatabase
+    from tests.support.database import Database
 
 QUOTE = "function public.quote_checkout(text, text, text)"
 BALANCES = "public.payment_credit_balances"
@@ -36,13 +37,19 @@ def _changed_lines(diff: str) -> list[str]:
     return [line for line in lines if not line[1:].startswith("--")]
 
 
+@pytest.fixture(scope="module")
+def migrated(server: LocalPostgres) -> list[str]:
+    """The description of a database that the migrations built."""
+    apply_migrations(server.create_look_alike("migrated"))
+    return describe(server, "migrated")
+
+
 def test_both_build_the_same_objects_owners_grants_comments_and_rows(
-    server: LocalPostgres, new_database: NewDatabase
+    server: LocalPostgres, new_database: NewDatabase, migrated: list[str]
 ) -> None:
-    (from_source, source_url), (from_migrations, migrations_url) = new_database(), new_database()
-    apply_source(source_url)
-    apply_migrations(migrations_url)
-    assert not difference(describe(server, from_source), describe(server, from_migrations))
+    name, url = new_database()
+    apply_source(url)
+    assert not difference(describe(server, name), migrated)
 
 
 @pytest.mark.parametrize(
@@ -64,33 +71,52 @@ def test_both_build_the_same_objects_owners_grants_comments_and_rows(
     ],
 )  # fmt: skip
 def test_the_comparison_notices_what_a_migration_forgot(
-    server: LocalPostgres, new_database: NewDatabase, change: str, evidence: str
+    server: LocalPostgres, db: Database, migrated: list[str], change: str, evidence: str
+) -> None:
+    _run_as(db.url(SUPERUSER), change)
+    assert evidence in difference(migrated, describe(server, db.name))
+
+
+def test_migrations_run_where_realtime_has_no_publication(
+    server: LocalPostgres, new_database: NewDatabase, migrated: list[str]
 ) -> None:
     name, url = new_database()
+    _run_as(url, "drop publication supabase_realtime")
     apply_migrations(url)
-    before = describe(server, name)
-    _run_as(server.url(name, SUPERUSER), change)
-    assert evidence in difference(before, describe(server, name))
-
-
-def test_migrations_run_where_realtime_has_no_publication(server: LocalPostgres, new_database: NewDatabase) -> None:
-    (with_it, with_url), (without_it, without_url) = new_database(), new_database()
-    apply_migrations(with_url)
-    _run_as(without_url, "drop publication supabase_realtime")
-    apply_migrations(without_url)
-    changed = _changed_lines(difference(describe(server, with_it), describe(server, without_it)))
+    changed = _changed_lines(difference(migrated, describe(server, name)))
     assert changed, "the publication was there all the same"
     assert [line for line in changed if "PUBLICATION" not in line] == []
 
 
-def test_a_project_with_the_old_default_privileges_gets_the_same_grants(
-    server: LocalPostgres, new_database: NewDatabase
+@pytest.mark.parametrize(
+    "publication",
+    [
+        pytest.param(
+            "drop publication supabase_realtime; create publication supabase_realtime for all tables",
+            id="of all tables",
+        ),
+        pytest.param(f"alter publication supabase_realtime owner to {SUPERUSER}", id="of another role"),
+    ],
+)
+def test_migrations_run_where_the_publication_is_not_theirs_to_change(
+    server: LocalPostgres, new_database: NewDatabase, migrated: list[str], publication: str
 ) -> None:
-    (new_style, new_url), (old_style, old_url) = new_database(), new_database()
-    apply_migrations(new_url)
-    _run_as(old_url, OLD_DEFAULT_PRIVILEGES)
-    apply_migrations(old_url)
-    changed = _changed_lines(difference(describe(server, new_style), describe(server, old_style)))
+    name, url = new_database()
+    for statement in publication.split(";"):
+        _run_as(server.url(name, SUPERUSER), statement)
+    apply_migrations(url)
+    changed = _changed_lines(difference(migrated, describe(server, name)))
+    assert "-ALTER PUBLICATION supabase_realtime ADD TABLE ONLY public.payment_checkout_sessions;" in changed
+    assert [line for line in changed if "PUBLICATION" not in line] == []
+
+
+def test_a_project_with_the_old_default_privileges_gets_the_same_grants(
+    server: LocalPostgres, new_database: NewDatabase, migrated: list[str]
+) -> None:
+    name, url = new_database()
+    _run_as(url, OLD_DEFAULT_PRIVILEGES)
+    apply_migrations(url)
+    changed = _changed_lines(difference(migrated, describe(server, name)))
     assert changed, "the old default privileges were not in force"
     assert [line for line in changed if "ALTER DEFAULT PRIVILEGES" not in line] == []
 

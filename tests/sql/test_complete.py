@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
@@ -13,18 +12,13 @@ from tests.support.database import Database, Row, refused
 FUNCTION = "complete_checkout_session"
 
 
-def complete(db: Database, session_id: uuid.UUID, **arguments: Any) -> Row:
-    answer: Row = db.as_service().rpc(FUNCTION, p_session_id=session_id, **arguments)
-    return answer
-
-
 class TestComplete:
     def test_everything_that_is_given_is_stored(self, db: Database) -> None:
         user = db.new_user()
         session_id = db.new_session(user, p_provider="paystack")
         paid_at = datetime(2026, 1, 2, tzinfo=UTC)
-        answer = complete(
-            db, session_id, p_provider_session_id="ps_1", p_provider_payment_id="77", p_amount=500, p_currency="usd",
+        answer = db.complete(
+            session_id, p_provider_session_id="ps_1", p_provider_payment_id="77", p_amount=500, p_currency="usd",
             p_provider_customer_id="cus_1", p_paid_at=paid_at,
         )  # fmt: skip
         assert answer == {
@@ -33,14 +27,18 @@ class TestComplete:
             "review_reason": None,
         }  # fmt: skip
         row = db.session(session_id)
-        assert (row["provider_session_id"], row["provider_payment_id"], row["provider_customer_id"]) == ("ps_1", "77", "cus_1")
+        assert (row["provider_session_id"], row["provider_payment_id"], row["provider_customer_id"]) == (
+            "ps_1",
+            "77",
+            "cus_1",
+        )
         (capture,) = db.captures(session_id)
         assert (capture["provider"], capture["provider_payment_id"], capture["paid_at"]) == ("paystack", "77", paid_at)
         assert db.events(session_id)[0]["source"] == "verify"
 
     def test_the_stripe_names_that_existing_callers_use_are_enough(self, db: Database) -> None:
         session_id = db.new_session()
-        complete(db, session_id, p_stripe_session_id="cs_1", p_stripe_customer_id="cus_1")
+        db.complete(session_id, p_stripe_session_id="cs_1", p_stripe_customer_id="cus_1")
         row = db.session(session_id)
         assert (row["provider"], row["provider_session_id"], row["provider_customer_id"]) == ("stripe", "cs_1", "cus_1")
         (capture,) = db.captures(session_id)
@@ -50,12 +48,12 @@ class TestComplete:
         user = db.new_user()
         session_id = db.new_session(user)
         attempt = db.open_attempt(session_id, "cs_1")
-        complete(db, session_id, p_stripe_session_id="cs_1")
+        db.complete(session_id, p_stripe_session_id="cs_1")
         assert db.apply(attempt, event="evt_1", provider_payment_id="pi_1")["already_completed"] is True
         assert [(c["provider_payment_id"], c["disposition"]) for c in db.captures(session_id)] == [("pi_1", "settled")]
         assert (db.session(session_id)["review_reason"], db.entries(user)) == (None, [100])
         # whichever name comes next, it is known
-        complete(db, session_id, p_stripe_session_id="cs_1")
+        db.complete(session_id, p_stripe_session_id="cs_1")
         db.apply(attempt, provider_payment_id="pi_1")
         assert (len(db.captures(session_id)), db.entries(user)) == (1, [100])
 
@@ -63,14 +61,14 @@ class TestComplete:
         user = db.new_user()
         session_id = db.new_session(user)
         db.apply(db.open_attempt(session_id, "cs_1"), provider_payment_id="pi_1")
-        assert complete(db, session_id, p_stripe_session_id="cs_1")["already_completed"] is True
+        assert db.complete(session_id, p_stripe_session_id="cs_1")["already_completed"] is True
         assert [c["provider_payment_id"] for c in db.captures(session_id)] == ["pi_1"]
         assert (db.session(session_id)["review_reason"], db.entries(user)) == (None, [100])
 
     def test_the_session_row_names_the_payment_as_soon_as_it_is_known(self, db: Database) -> None:
         session_id = db.new_session()
         attempt = db.open_attempt(session_id, "cs_1")
-        complete(db, session_id, p_stripe_session_id="cs_1")
+        db.complete(session_id, p_stripe_session_id="cs_1")
         db.apply(attempt, provider_payment_id="pi_1")
         assert db.session(session_id)["provider_payment_id"] == "pi_1"
 
@@ -78,7 +76,7 @@ class TestComplete:
         user = db.new_user()
         session_id = db.new_session(user)
         db.apply(db.open_attempt(session_id, "cs_1"), provider_payment_id="pi_1", amount=1)
-        answer = complete(db, session_id, p_stripe_session_id="cs_1")
+        answer = db.complete(session_id, p_stripe_session_id="cs_1")
         assert (answer["status"], answer["already_completed"]) == ("failed", False)
         assert (len(db.captures(session_id)), db.entries(user)) == (1, [])
 
@@ -86,93 +84,46 @@ class TestComplete:
         session_id = db.new_session()
         for names in ({"p_stripe_customer_id": "cus_1"}, {"p_provider_payment_id": "", "p_stripe_session_id": ""}):
             with refused("PT422", "payment_id_required"):
-                complete(db, session_id, **names)
+                db.complete(session_id, **names)
         assert db.session(session_id)["status"] == "pending"
+
+    def test_empty_names_are_no_names(self, db: Database) -> None:
+        session_id = db.new_session(p_provider="paystack")
+        db.complete(session_id, p_provider_payment_id="77", p_provider_session_id="", p_stripe_session_id="")
+        row = db.session(session_id)
+        assert (row["status"], row["provider"], row["provider_session_id"]) == ("completed", "paystack", None)
+
+    @pytest.mark.parametrize(
+        "bad",
+        [{"p_amount": -1}, {"p_currency": "dollars"}, {"p_currency": ""}, {"p_currency": "U$D"},
+         {"p_provider_payment_id": "p" * 256}, {"p_provider_session_id": "p" * 256},
+         {"p_stripe_session_id": "p" * 256}],
+        ids="-".join,
+    )  # fmt: skip
+    def test_impossible_input_is_refused_and_leaves_no_trace(self, db: Database, bad: Row) -> None:
+        session_id = db.new_session()
+        before = db.everything()
+        with refused("PT422", "invalid_input"):
+            db.complete(session_id, **{"p_provider_payment_id": "pi_1"} | bad)
+        assert db.everything() == before
 
     @pytest.mark.parametrize(
         ("wrong", "reason"), [({"p_amount": 499}, "amount_mismatch"), ({"p_currency": "EUR"}, "currency_mismatch")]
     )
     def test_the_money_is_compared_when_it_is_given(self, db: Database, wrong: Row, reason: str) -> None:
-        answer = complete(db, db.new_session(), p_provider_payment_id="pi_1", **wrong)
+        answer = db.complete(db.new_session(), p_provider_payment_id="pi_1", **wrong)
         assert (answer["status"], answer["review_reason"]) == ("failed", reason)
 
     def test_a_replay_only_reads(self, db: Database) -> None:
         session_id = db.new_session()
-        complete(db, session_id, p_stripe_session_id="cs_1")
+        db.complete(session_id, p_stripe_session_id="cs_1")
         for names in ({"p_stripe_session_id": "cs_1"}, {"p_provider_session_id": "cs_1"}):
             answer = db.as_service().rpc_that_only_reads(FUNCTION, p_session_id=session_id, **names)
             assert (answer["already_completed"], answer["fulfilment_status"]) == (True, "fulfilled")
 
-    def test_a_payment_of_another_session_is_refused(self, db: Database) -> None:
-        complete(db, db.new_session(), p_stripe_session_id="cs_1")
-        other = db.new_session()
-        with refused("PT409", "payment_reused"):
-            complete(db, other, p_stripe_session_id="cs_1")
-        assert db.session(other)["status"] == "pending"
-
     def test_an_unknown_session_is_refused(self, db: Database) -> None:
         with refused("PT404", "session_not_found"):
-            complete(db, uuid.uuid4(), p_stripe_session_id="cs_1")
-
-
-class TestKinds:
-    def buy(self, db: Database, user: uuid.UUID, plan: str) -> Row:
-        session_id = db.new_session(user, plan)
-        return complete(db, session_id, p_provider_payment_id=f"pi_{session_id}") | {"id": session_id}
-
-    def subscription(self, db: Database, user: uuid.UUID) -> Row:
-        (row,) = db.sql("select * from public.payment_subscriptions where user_id = %s", user)
-        return row
-
-    def test_a_subscription_starts_now_and_buying_again_extends_it(self, db: Database) -> None:
-        user = db.new_user()
-        plan = db.new_product("month", "subscription", {"tier": "gold", "period": "30 days"}, USD=100)
-        self.buy(db, user, plan)
-        first = self.subscription(db, user)
-        assert (first["tier"], first["ends_at"] - first["started_at"]) == ("gold", timedelta(days=30))
-        self.buy(db, user, plan)
-        second = self.subscription(db, user)
-        assert (second["started_at"], second["ends_at"]) == (first["started_at"], first["ends_at"] + timedelta(days=30))
-        periods = db.sql("select starts_at, ends_at from payments.subscription_periods order by starts_at")
-        assert periods == [
-            {"starts_at": first["started_at"], "ends_at": first["ends_at"]},
-            {"starts_at": first["ends_at"], "ends_at": second["ends_at"]},
-        ]
-
-    def test_a_lapsed_subscription_starts_again(self, db: Database) -> None:
-        user = db.new_user()
-        self.buy(db, user, "pro_month")
-        db.sql("update public.payment_subscriptions set started_at = '2020-01-01', ends_at = '2020-02-01'")
-        bought = self.buy(db, user, "pro_month")
-        row = self.subscription(db, user)
-        assert row["started_at"] == db.session(bought["id"])["completed_at"]
-        assert row["ends_at"] > row["started_at"] + timedelta(days=27)
-        assert bought["fulfilment"]["tier"] == "pro"
-
-    def test_tiers_are_held_beside_each_other(self, db: Database) -> None:
-        user = db.new_user()
-        self.buy(db, user, "pro_month")
-        self.buy(db, user, db.new_product("month", "subscription", {"tier": "gold", "period": "1 week"}, USD=100))
-        rows = db.sql("select tier from public.payment_subscriptions where user_id = %s order by tier", user)
-        assert [row["tier"] for row in rows] == ["gold", "pro"]
-
-    def test_kind_none_leaves_delivery_to_the_application(self, db: Database) -> None:
-        bought = self.buy(db, db.new_user(), db.new_product("poster", USD=100))
-        assert (bought["fulfilment_status"], bought["fulfilment"]) == ("fulfilled", {"kind": "none"})
-
-    def test_a_new_kind_is_one_function_and_one_row(self, db: Database) -> None:
-        db.sql("create table public.licences (session_id uuid primary key, user_id uuid)")
-        db.sql(
-            "create function public.fulfil_licence(p_session public.payment_checkout_sessions) returns jsonb"
-            " language plpgsql as $$ begin"
-            " insert into public.licences values (p_session.id, p_session.user_id);"
-            " return jsonb_build_object('kind', 'licence', 'seats', p_session.terms -> 'seats'); end $$"
-        )
-        db.sql("insert into payments.fulfilment_handlers values ('licence', 'public.fulfil_licence')")
-        user = db.new_user()
-        bought = self.buy(db, user, db.new_product("seats_5", "licence", {"seats": 5}, USD=100))
-        assert bought["fulfilment"] == {"kind": "licence", "seats": 5}
-        assert db.sql("select * from public.licences") == [{"session_id": bought["id"], "user_id": user}]
+            db.complete(uuid.uuid4(), p_stripe_session_id="cs_1")
 
 
 class TestFail:
@@ -193,7 +144,7 @@ class TestFail:
 
     def test_a_completed_session_is_left_as_it_is_and_says_so(self, db: Database) -> None:
         session_id = db.new_session()
-        complete(db, session_id, p_provider_payment_id="pi_1")
+        db.complete(session_id, p_provider_payment_id="pi_1")
         before = db.everything()
         answer = self.fail(db, session_id)
         assert (answer["status"], answer["already_completed"]) == ("completed", True)
@@ -241,7 +192,7 @@ class TestExpire:
     def test_lapsed_sessions_expire_and_others_do_not(self, db: Database) -> None:
         pending, processing, paid, alive = [db.new_session() for _ in range(4)]
         db.apply(db.open_attempt(processing), "processing")
-        complete(db, paid, p_provider_payment_id="pi_1")
+        db.complete(paid, p_provider_payment_id="pi_1")
         for session_id in (pending, processing, paid):
             db.lapse(session_id)
         assert db.as_service().rpc("expire_old_checkout_sessions") == 2
@@ -269,7 +220,7 @@ class TestLatest:
         user = db.new_user()
         db.new_session(user)
         newest = db.new_session(user, "credits_500")
-        complete(db, newest, p_provider_payment_id="pi_1")
+        db.complete(newest, p_provider_payment_id="pi_1")
         db.new_session()
         for caller, arguments in ((db.as_user(user), {}), (db.as_service(), {"p_user_id": user})):
             (row,) = caller.rpc("get_latest_checkout_session", **arguments)

@@ -34,7 +34,12 @@ class TestNew:
             "provider": "stripe", "metadata": {"from": "menu"},
         }  # fmt: skip
         assert (row["original_amount"], row["discount_amount"], row["amount"], row["currency"]) == (500, 0, 500, "USD")
-        assert (row["status"], row["fulfilment_status"], row["attempts"], row["checkout_url"]) == ("pending", "none", 0, None)
+        assert (row["status"], row["fulfilment_status"], row["attempts"], row["checkout_url"]) == (
+            "pending",
+            "none",
+            0,
+            None,
+        )
         assert row["created_at"] == row["updated_at"] < row["expires_at"]
 
     def test_it_lives_as_long_as_the_settings_say(self, db: Database) -> None:
@@ -59,7 +64,9 @@ class TestNew:
     def test_what_was_sold_does_not_change_with_the_product(self, db: Database) -> None:
         user = db.new_user()
         attempt = db.open_attempt(create(db, user))
-        db.sql("""update public.payment_products set terms = '{"credits": 1}', kind = 'credits' where id = 'credits_100'""")
+        db.sql(
+            """update public.payment_products set terms = '{"credits": 1}', kind = 'credits' where id = 'credits_100'"""
+        )
         db.apply(attempt)
         assert db.balance(user) == 100
 
@@ -70,6 +77,18 @@ class TestReuse:
         first = create(db, user)
         assert db.as_user(user).rpc_that_only_reads(FUNCTION, p_plan="credits_100") == first
         assert db.as_service().rpc_that_only_reads(FUNCTION, p_plan="credits_100", p_user_id=user) == first
+
+    @pytest.mark.parametrize("first", [None, "old@shop.test"])
+    def test_a_changed_e_mail_address_is_taken(self, db: Database, first: str | None) -> None:
+        user = db.new_user()
+        session_id = create(db, user, p_email=first)
+        assert create(db, user, p_email="new@shop.test") == session_id
+        assert db.session(session_id)["email"] == "new@shop.test"
+        for same in ({}, {"p_email": "new@shop.test"}):
+            arguments = {"p_plan": "credits_100", **same}
+            assert db.as_user(user).rpc_that_only_reads(FUNCTION, **arguments) == session_id
+        assert db.session(session_id)["email"] == "new@shop.test"
+        assert db.trail(session_id) == []
 
     def test_another_subject_is_another_purchase(self, db: Database) -> None:
         user = db.new_user()
@@ -86,7 +105,9 @@ class TestReuse:
             pytest.param({"p_provider": "paystack"}, id="provider"),
             pytest.param({"p_currency": "NGN"}, id="currency"),
             pytest.param("update public.payment_prices set amount = 501 where currency = 'USD'", id="price"),
-            pytest.param("""update public.payment_products set terms = '{"credits": 7}' where kind = 'credits'""", id="terms"),
+            pytest.param(
+                """update public.payment_products set terms = '{"credits": 7}' where kind = 'credits'""", id="terms"
+            ),
         ],
     )
     def test_a_changed_offer_supersedes_the_pending_session(self, db: Database, change: dict[str, str] | str) -> None:
@@ -137,6 +158,41 @@ class TestIdempotencyKey:
         create(db, user, p_idempotency_key="k")
         with refused("PT409", "idempotency_conflict"):
             create(db, user, p_idempotency_key="k", **change)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            pytest.param("update public.payment_prices set amount = 501 where currency = 'USD'", id="price"),
+            pytest.param("update public.payment_products set active = false", id="product withdrawn"),
+            pytest.param("delete from public.payment_prices", id="currency withdrawn"),
+            pytest.param("update payments.settings set providers = '{click}'", id="provider switched off"),
+        ],
+    )
+    def test_a_replay_answers_what_the_first_call_answered_whatever_the_catalogue_says_now(
+        self, db: Database, change: str
+    ) -> None:
+        user = db.new_user()
+        arguments = {"p_plan": "credits_100", "p_price": Decimal(5), "p_currency": "USD", "p_idempotency_key": "k"}
+        session_id = db.as_user(user).rpc(FUNCTION, **arguments)
+        before = db.session(session_id)
+        db.sql(change)
+        assert db.as_user(user).rpc_that_only_reads(FUNCTION, **arguments) == session_id
+        assert db.session(session_id) == before
+
+    def test_a_lapsed_session_is_expired_on_the_way_and_still_answers_to_its_key(self, db: Database) -> None:
+        user = db.new_user()
+        session_id = create(db, user, p_idempotency_key="k")
+        db.lapse(session_id)
+        for _ in range(2):
+            assert create(db, user, p_idempotency_key="k") == session_id
+        assert db.trail(session_id) == [("pending", "expired", "lapsed")]
+
+    def test_one_wish_written_differently_is_one_wish(self, db: Database) -> None:
+        user = db.new_user()
+        session_id = create(db, user, p_price=Decimal(5), p_currency="USD", p_idempotency_key="k")
+        for price, currency in (("5.00", "usd"), ("5.0", "Usd"), ("5", "usd")):
+            wish: dict[str, Any] = {"p_price": Decimal(price), "p_currency": currency, "p_idempotency_key": "k"}
+            assert create(db, user, **wish) == session_id
 
     def test_keys_of_two_users_do_not_meet(self, db: Database) -> None:
         first, second = db.new_user(), db.new_user()
@@ -198,7 +254,8 @@ class TestRefusals:
     @pytest.mark.parametrize(
         "bad",
         [
-            {"p_email": "nobody"}, {"p_email": ""}, {"p_email": "a@b@c"}, {"p_email": "a b@c"}, {"p_email": "a@b\nBcc: c@d"},
+            {"p_email": "nobody"}, {"p_email": ""}, {"p_email": "a@b@c"}, {"p_email": "a b@c"},
+            {"p_email": "a@b\nBcc: c@d"},
             {"p_email": "a@" + "b" * 319}, {"p_subject": ""}, {"p_subject": "s" * 201}, {"p_idempotency_key": ""},
             {"p_idempotency_key": "k" * 256}, {"p_metadata": []}, {"p_metadata": {"a": "x" * 8192}},
         ],
@@ -234,7 +291,7 @@ class TestRefusals:
 
     def test_nobody_creates_a_session_for_somebody_else(self, db: Database) -> None:
         owner, stranger = db.new_user(), db.new_user()
-        assert create(db, owner, p_user_id=owner)
+        assert db.session(create(db, owner, p_user_id=owner))["user_id"] == owner
         with refused("PT403", "not_your_session"):
             create(db, stranger, p_user_id=owner)
         with refused("42501"):

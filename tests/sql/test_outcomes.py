@@ -4,40 +4,17 @@ from __future__ import annotations
 
 import uuid
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg
 import pytest
 
 from tests.support.database import Database, Row, outcome, refused
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-
-@pytest.fixture
-def user(db: Database) -> uuid.UUID:
-    return db.new_user()
-
-
-@pytest.fixture
-def session_id(db: Database, user: uuid.UUID) -> uuid.UUID:
-    return db.new_session(user)
-
-
-@pytest.fixture
-def attempt(db: Database, session_id: uuid.UUID) -> Row:
-    return db.open_attempt(session_id)
-
 
 def say(db: Database, p_event: Row | None = None, **said: Any) -> Row:
     answer: Row = db.as_service().rpc("apply_payment_outcome", p_outcome=said, p_event=p_event)
     return answer
-
-
-def state(db: Database, session_id: uuid.UUID) -> tuple[str, str, str | None]:
-    row = db.session(session_id)
-    return row["status"], row["fulfilment_status"], row["review_reason"]
 
 
 class TestStatuses:
@@ -133,13 +110,17 @@ class TestEvents:
             "record_webhook_failure", p_provider="stripe", p_event=event, p_error="session_not_found", p_retryable=True
         )
         assert db.apply(attempt, event="evt_1")["status"] == "completed"
-        (row,) = db.sql("select status, error, deliveries, handled_at is not null as timed from payments.webhook_events")
+        (row,) = db.sql(
+            "select status, error, deliveries, handled_at is not null as timed from payments.webhook_events"
+        )
         assert row == {"status": "handled", "error": None, "deliveries": 2, "timed": True}
 
     @pytest.mark.parametrize(
         "event",
-        [{}, [], "evt", {"id": "", "type": "t", "payload": {}}, {"id": "e", "payload": {}}, {"id": "e", "type": "t"}],
-    )
+        [{}, [], "evt", {"id": "", "type": "t", "payload": {}}, {"id": "e", "payload": {}}, {"id": "e", "type": "t"},
+         {"id": "e" * 256, "type": "t", "payload": {}}, {"id": "e", "type": "t" * 256, "payload": {}}],
+        ids=lambda event: repr(event)[:24],
+    )  # fmt: skip
     def test_a_malformed_event_is_refused(self, db: Database, attempt: Row, event: Any) -> None:
         with refused("PT422", "event_invalid"):
             db.as_service().rpc(
@@ -149,16 +130,16 @@ class TestEvents:
 
 
 class TestFinding:
-    NAMES: dict[str, Callable[[Row], Row]] = {
-        "reference": lambda attempt: {"reference": attempt["reference"]},
-        "session_id": lambda attempt: {"session_id": attempt["session_id"]},
-        "provider_session_id": lambda attempt: {"provider_session_id": attempt["provider_session_id"]},
-    }
-
-    @pytest.mark.parametrize("name", NAMES)
+    @pytest.mark.parametrize("name", ["reference", "session_id", "provider_session_id"])
     def test_money_is_found_by_any_name(self, db: Database, attempt: Row, name: str) -> None:
-        facts = {"provider": "stripe", "status": "completed", "provider_payment_id": "pi", "amount": 500, "currency": "usd"}
-        assert say(db, **facts, **self.NAMES[name](attempt))["status"] == "completed"
+        facts: Row = {
+            "provider": "stripe",
+            "status": "completed",
+            "provider_payment_id": "pi",
+            "amount": 500,
+            "currency": "usd",
+        }
+        assert say(db, **facts, **{name: attempt[name]})["status"] == "completed"
         assert db.captures(uuid.UUID(attempt["session_id"]))[0]["attempt_number"] == attempt["number"]
 
     def test_a_refund_that_names_only_its_payment_is_found(
@@ -166,7 +147,7 @@ class TestFinding:
     ) -> None:
         db.apply(attempt, provider_payment_id="pi_x")
         say(db, provider="stripe", provider_payment_id="pi_x", disputed=True)
-        assert state(db, session_id) == ("completed", "fulfilled", "dispute_reported")
+        assert db.state(session_id) == ("completed", "fulfilled", "dispute_reported")
 
     @pytest.mark.parametrize(
         "names",
@@ -196,7 +177,7 @@ class TestFinding:
         self, db: Database, session_id: uuid.UUID, attempt: Row
     ) -> None:
         say(db, provider="paystack", session_id=attempt["session_id"], status="expired")
-        assert state(db, session_id) == ("pending", "none", None)
+        assert db.state(session_id) == ("pending", "none", None)
 
     def test_money_through_another_provider_of_the_same_session_counts(
         self, db: Database, session_id: uuid.UUID, attempt: Row
@@ -213,7 +194,8 @@ class TestValidation:
     @pytest.mark.parametrize(
         ("field", "value"),
         [
-            ("provider", None), ("status", None), ("status", "paid"), ("source", "gossip"), ("session_id", "not-a-uuid"),
+            ("provider", None), ("status", None), ("status", "paid"), ("source", "gossip"),
+            ("session_id", "not-a-uuid"),
             ("provider_payment_id", None), ("provider_payment_id", ""), ("amount", None), ("amount", -1),
             ("amount", 5.5), ("amount", "many"), ("amount", 2**63), ("currency", None), ("currency", "DOLLARS"),
             ("currency", ""), ("paid_at", "yesterday-ish"), ("disputed", "perhaps"), ("refunds", {"amount": 1}),
@@ -297,8 +279,32 @@ class TestStaleOutcomes:
         db.as_user(user).rpc("cancel_checkout_session", p_session_id=session_id)
         rival = db.new_session(user)
         db.apply(attempt, "processing")
-        assert state(db, session_id) == ("processing", "none", None)
+        assert db.state(session_id) == ("processing", "none", None)
         assert db.trail(rival) == [("pending", "cancelled", "superseded")]
+
+    def test_of_two_slow_payments_of_one_session_the_second_is_put_before_a_person(
+        self, db: Database, session_id: uuid.UUID, attempt: Row
+    ) -> None:
+        second = db.as_service().rpc("open_checkout_attempt", p_session_id=session_id, p_provider="paystack")
+        db.apply(attempt, "processing")
+        assert db.apply(second, "processing")["review_reason"] == "second_payment_processing"
+        assert db.session(session_id)["current_attempt"] == attempt["number"]
+        # the second one fails: nothing is lost
+        db.apply(second, "failed")
+        assert db.state(session_id) == ("processing", "none", "second_payment_processing")
+
+    def test_when_the_first_of_two_slow_payments_fails_the_session_waits_for_the_second(
+        self, db: Database, user: uuid.UUID, session_id: uuid.UUID, attempt: Row
+    ) -> None:
+        second = db.as_service().rpc("open_checkout_attempt", p_session_id=session_id, p_provider="paystack")
+        for one in (attempt, second):
+            db.apply(one, "processing")
+        assert db.apply(attempt, "failed")["status"] == "processing"
+        assert db.session(session_id)["current_attempt"] == second["number"]
+        assert db.apply(second, "failed")["status"] == "failed"
+        assert db.trail(session_id)[-1] == ("processing", "failed", None)
+        db.apply(second)
+        assert (db.session(session_id)["status"], db.entries(user)) == ("completed", [100])
 
     def test_a_second_payment_in_progress_is_put_before_a_person(
         self, db: Database, user: uuid.UUID, session_id: uuid.UUID, attempt: Row
@@ -308,8 +314,8 @@ class TestStaleOutcomes:
         db.apply(db.open_attempt(rival), "processing")
         for event in ("evt_1", "evt_2"):
             db.apply(attempt, "processing", event=event)
-        assert state(db, session_id) == ("cancelled", "none", "second_payment_processing")
-        assert state(db, rival) == ("processing", "none", None)
+        assert db.state(session_id) == ("cancelled", "none", "second_payment_processing")
+        assert db.state(rival) == ("processing", "none", None)
         assert [reason for _, _, reason in db.trail(session_id)] == ["cancelled", "second_payment_processing"]
 
 
@@ -330,6 +336,31 @@ class TestMoneyTakenBack:
             assert (answer["review_reason"], answer["duplicate"]) == (reason, False)
         assert db.trail(session_id) == [("pending", "completed", None), ("completed", "completed", reason)]
 
+    @pytest.mark.parametrize("status", ["failed", "cancelled"])
+    def test_a_refund_that_did_not_happen_is_no_matter_for_a_person(
+        self, db: Database, session_id: uuid.UUID, attempt: Row, status: str
+    ) -> None:
+        db.apply(attempt)
+        refund = {"provider_refund_id": "re_1", "amount": 100, "status": status}
+        assert db.apply(attempt, event="evt_1", refunds=[refund])["review_reason"] is None
+        refunds = [refund, refund | {"provider_refund_id": "re_2", "status": "succeeded"}]
+        assert db.apply(attempt, event="evt_2", refunds=refunds)["review_reason"] == "refund_reported"
+
+    def test_a_refund_whose_status_is_not_said_is_put_before_a_person(self, db: Database, attempt: Row) -> None:
+        db.apply(attempt)
+        assert (
+            db.apply(attempt, refunds=[{"provider_refund_id": "re_1", "amount": 1}])["review_reason"]
+            == "refund_reported"
+        )
+
+    def test_a_later_reason_does_not_hide_an_earlier_one(
+        self, db: Database, session_id: uuid.UUID, attempt: Row
+    ) -> None:
+        db.apply(attempt, amount=501)
+        for said in ({"disputed": True}, {"provider_payment_id": "pi_b"}, {"disputed": True}):
+            db.apply(attempt, **said)
+        assert db.session(session_id)["review_reason"] == "overpaid, dispute_reported, duplicate_payment"
+
 
 class TestWrongMoney:
     @pytest.mark.parametrize(
@@ -340,18 +371,19 @@ class TestWrongMoney:
         ],
     )  # fmt: skip
     def test_it_is_kept_and_flagged_and_fulfils_nothing(
-        self, db: Database, user: uuid.UUID, session_id: uuid.UUID, attempt: Row, wrong: Row, reason: str
+        self, db: Database, attempt: Row, wrong: Row, reason: str
     ) -> None:
+        session_id = uuid.UUID(attempt["session_id"])
         answer = db.apply(attempt, **wrong)
         assert (answer["already_completed"], answer["review_reason"]) == (False, reason)
-        assert state(db, session_id) == ("failed", "none", reason)
+        assert db.state(session_id) == ("failed", "none", reason)
         row = db.session(session_id)
         assert row["error_code"] == reason
         assert "500 USD were due" in row["error_message"]
         (capture,) = db.captures(session_id)
         assert capture["disposition"] == reason
         assert {name: capture[name] for name in wrong} == wrong
-        assert db.entries(user) == []
+        assert db.entries(db.session(session_id)["user_id"]) == []
         assert db.trail(session_id) == [("pending", "failed", reason), ("failed", "failed", reason)]
 
     def test_the_same_wrong_money_again_changes_nothing_and_is_not_called_completed(
@@ -368,7 +400,7 @@ class TestWrongMoney:
     ) -> None:
         db.apply(attempt, amount=1, provider_payment_id="pi_wrong")
         db.apply(attempt, provider_payment_id="pi_right")
-        assert state(db, session_id) == ("completed", "fulfilled", "amount_mismatch")
+        assert db.state(session_id) == ("completed", "fulfilled", "amount_mismatch")
         assert [capture["disposition"] for capture in db.captures(session_id)] == ["amount_mismatch", "settled"]
         assert db.entries(user) == [100]
 
@@ -376,7 +408,7 @@ class TestWrongMoney:
         self, db: Database, user: uuid.UUID, session_id: uuid.UUID, attempt: Row
     ) -> None:
         db.apply(attempt, amount=501)
-        assert state(db, session_id) == ("completed", "fulfilled", "overpaid")
+        assert db.state(session_id) == ("completed", "fulfilled", "overpaid")
         assert (db.captures(session_id)[0]["amount"], db.entries(user)) == (501, [100])
 
 
@@ -387,18 +419,46 @@ class TestLateAndSecondMoney:
     ) -> None:
         db.apply(attempt, ending)
         db.apply(attempt)
-        assert state(db, session_id) == ("completed", "fulfilled", None)
+        assert db.state(session_id) == ("completed", "fulfilled", None)
         assert db.session(session_id)["error_code"] is None
         assert db.trail(session_id)[-1] == (ending, "completed", None)
         assert db.entries(user) == [100]
 
-    def test_late_money_leaves_a_newer_session_of_the_same_purchase_alone(
+    def test_late_money_cancels_an_unpaid_newer_session_of_the_same_purchase(
         self, db: Database, user: uuid.UUID, session_id: uuid.UUID, attempt: Row
     ) -> None:
-        db.as_user(user).rpc("cancel_checkout_session", p_session_id=session_id)
+        db.close(session_id)
+        newer, other = db.new_session(user), db.new_session(user, p_subject="team")
+        db.apply(attempt, source="return")
+        assert db.state(session_id) == ("completed", "fulfilled", None)
+        assert db.trail(newer) == [("pending", "cancelled", "superseded")]
+        assert db.events(newer)[0]["source"] == "return"
+        assert db.state(other) == ("pending", "none", None)
+
+    @pytest.mark.parametrize("newer_is", ["processing", "completed"])
+    def test_late_money_beside_another_payment_of_the_purchase_is_given_and_put_before_a_person(
+        self, db: Database, user: uuid.UUID, session_id: uuid.UUID, attempt: Row, newer_is: str
+    ) -> None:
+        db.close(session_id)
         newer = db.new_session(user)
-        db.apply(attempt)
-        assert (db.session(session_id)["status"], db.session(newer)["status"]) == ("completed", "pending")
+        newer_attempt = db.open_attempt(newer)
+        db.apply(newer_attempt, newer_is)
+        answer = db.apply(attempt)
+        assert answer["review_reason"] == "paid_twice"
+        assert db.trail(session_id)[-1] == ("cancelled", "completed", "paid_twice")
+        db.apply(newer_attempt)
+        assert db.state(session_id) == ("completed", "fulfilled", "paid_twice")
+        assert db.state(newer) == ("completed", "fulfilled", None)
+        assert db.entries(user) == [100, 100]
+
+    def test_an_earlier_purchase_that_was_paid_before_this_one_began_is_not_a_second_payment(
+        self, db: Database, user: uuid.UUID
+    ) -> None:
+        db.apply(db.open_attempt(db.new_session(user)))
+        again = db.new_session(user)
+        attempt = db.open_attempt(again)
+        db.close(again)
+        assert db.apply(attempt)["review_reason"] is None
 
     def test_a_second_payment_is_recorded_flagged_and_fulfils_nothing(
         self, db: Database, user: uuid.UUID, session_id: uuid.UUID, attempt: Row
@@ -407,7 +467,7 @@ class TestLateAndSecondMoney:
         for _ in range(2):
             answer = db.apply(attempt, provider_payment_id="pi_b")
             assert answer["already_completed"] is True
-        assert state(db, session_id) == ("completed", "fulfilled", "duplicate_payment")
+        assert db.state(session_id) == ("completed", "fulfilled", "duplicate_payment")
         assert db.session(session_id)["provider_payment_id"] == "pi_a"
         assert [capture["disposition"] for capture in db.captures(session_id)] == ["settled", "duplicate"]
         assert db.trail(session_id)[1:] == [("completed", "completed", "duplicate_payment")]
@@ -422,76 +482,12 @@ class TestLateAndSecondMoney:
         assert db.everything() == before
 
 
-class TestFulfilmentFailure:
-    def test_what_cannot_be_given_is_paid_flagged_and_can_be_retried_once(
-        self, db: Database, user: uuid.UUID, session_id: uuid.UUID, attempt: Row
-    ) -> None:
-        db.break_fulfilment("credits", "PT409")
-        db.apply(attempt)
-        assert state(db, session_id) == ("completed", "failed", "fulfilment_failed")
-        row = db.session(session_id)
-        assert (row["error_code"], row["error_message"]) == ("shelf_empty", "The shelf is empty.")
-        retry = db.as_service()
-        assert retry.rpc("retry_fulfilment", p_session_id=session_id)["fulfilment_status"] == "failed"
-
-        db.mend_fulfilment("credits")
-        answer = retry.rpc("retry_fulfilment", p_session_id=session_id)
-        assert (answer["fulfilment_status"], answer["review_reason"]) == ("fulfilled", None)
-        assert db.session(session_id)["error_code"] is None
-        with refused("PT409", "nothing_to_retry"):
-            retry.rpc("retry_fulfilment", p_session_id=session_id)
-        assert db.entries(user) == [100]
-        assert [reason for _, _, reason in db.trail(session_id)] == [
-            "fulfilment_failed", "fulfilment_failed", "fulfilment_retried",
-        ]  # fmt: skip
-
-    def test_the_same_money_again_does_not_retry(self, db: Database, user: uuid.UUID, attempt: Row) -> None:
-        db.break_fulfilment("credits")
-        db.apply(attempt)
-        db.mend_fulfilment("credits")
-        assert db.apply(attempt, event="evt_2")["fulfilment_status"] == "failed"
-        assert db.balance(user) == 0
-
-    def test_what_a_handler_did_before_it_refused_is_undone(self, db: Database, user: uuid.UUID, attempt: Row) -> None:
-        db.sql(
-            "create function payments.fulfil_half(p_session public.payment_checkout_sessions) returns jsonb"
-            " language plpgsql as $$ begin perform payments.fulfil_credits(p_session); raise 'half way'; end $$"
-        )
-        db.sql("update payments.fulfilment_handlers set fulfil_function = 'payments.fulfil_half' where kind = 'credits'")
-        assert db.apply(attempt)["fulfilment_status"] == "failed"
-        assert (db.entries(user), db.balance(user)) == ([], 0)
-
-    @pytest.mark.parametrize(
-        "sqlstate", ["40001", "40P01", "53100", "53200", "55P03", "57014", "57P01", "08006", "25006", "XX000"]
-    )
-    def test_trouble_of_the_server_undoes_everything_so_that_a_retry_can_succeed(
-        self, db: Database, session_id: uuid.UUID, attempt: Row, sqlstate: str
-    ) -> None:
-        db.break_fulfilment("credits", sqlstate)
-        before = db.everything()
-        with refused(sqlstate):
-            db.apply(attempt, event="evt_1")
-        assert db.everything() == before
-        db.mend_fulfilment("credits")
-        assert db.apply(attempt, event="evt_1")["fulfilment_status"] == "fulfilled"
-        assert db.trail(session_id) == [("pending", "completed", None)]
-
-    def test_a_kind_whose_handler_is_gone_is_paid_and_flagged(
-        self, db: Database, session_id: uuid.UUID, attempt: Row
-    ) -> None:
-        db.sql("update payments.fulfilment_handlers set fulfil_function = 'payments.fulfil_gone' where kind = 'credits'")
-        db.apply(attempt)
-        assert state(db, session_id) == ("completed", "failed", "fulfilment_failed")
-        assert db.session(session_id)["error_code"] == "42883"
-
-
 class TestWebhookFailures:
-    EVENT: Row = {"id": "evt_1", "type": "charge.strange", "payload": {"a": [1]}}
-
     def record(self, db: Database, error: str, *, retryable: bool, event: Row | None = None) -> Row:
+        strange = {"id": "evt_1", "type": "charge.strange", "payload": {"a": [1]}}
         db.as_service().rpc(
             "record_webhook_failure",
-            p_provider="stripe", p_event=event or self.EVENT, p_error=error, p_retryable=retryable,
+            p_provider="stripe", p_event=event or strange, p_error=error, p_retryable=retryable,
         )  # fmt: skip
         (row,) = db.sql("select status, error, deliveries, type, payload from payments.webhook_events")
         return row
@@ -512,5 +508,8 @@ class TestWebhookFailures:
         assert (row["status"], row["error"], row["deliveries"]) == ("handled", None, 1)
 
     def test_a_malformed_event_is_refused(self, db: Database) -> None:
-        with refused("PT422", "event_invalid"):
-            self.record(db, "x", retryable=True, event={"id": "evt_1"})
+        good = {"id": "e" * 255, "type": "t" * 255, "payload": {}}
+        for bad in ({"id": "evt_1"}, good | {"id": "e" * 256}, good | {"type": "t" * 256}, good | {"id": None}):
+            with refused("PT422", "event_invalid"):
+                self.record(db, "x", retryable=True, event=bad)
+        assert self.record(db, "x", retryable=True, event=good)["status"] == "failed"

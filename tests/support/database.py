@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import uuid
 from collections.abc import Iterator
@@ -65,7 +66,7 @@ class Actor:
 
     def rpc(self, function: str, **arguments: Any) -> Any:
         """Call a function of ``public`` as PostgREST would: STABLE ones in a read-only transaction."""
-        with self.request(read_only=self._is_stable(function)) as connection:
+        with self.request(read_only=is_stable(self.url, function)) as connection:
             return call(connection, function, **arguments)
 
     def rpc_that_only_reads(self, function: str, **arguments: Any) -> Any:
@@ -82,13 +83,15 @@ class Actor:
             cursor = connection.execute(query, parameters)
             return cursor.fetchall() if cursor.description else []
 
-    def _is_stable(self, function: str) -> bool:
-        with psycopg.connect(self.url) as connection:
-            row = connection.execute(
-                "select provolatile <> 'v' from pg_proc where pronamespace = 'public'::regnamespace and proname = %s",
-                (function,),
-            ).fetchone()
-        return bool(row and row[0])
+
+@functools.cache
+def is_stable(url: str, function: str) -> bool:
+    with psycopg.connect(url) as connection:
+        row = connection.execute(
+            "select provolatile <> 'v' from pg_proc where pronamespace = 'public'::regnamespace and proname = %s",
+            (function,),
+        ).fetchone()
+    return bool(row and row[0])
 
 
 def call(connection: psycopg.Connection[Row], function: str, **arguments: Any) -> Any:
@@ -159,15 +162,21 @@ class Database:
             )  # fmt: skip
         return product_id
 
-    def break_fulfilment(self, kind: str, sqlstate: str = "P0001") -> None:
-        """Make the handler of a kind raise this error."""
+    def fulfil_with(self, kind: str, body: str) -> None:
+        """Give a kind of product a handler with this PL/pgSQL body."""
         self.sql(
-            "create or replace function payments.fulfil_nothing(p_session public.payment_checkout_sessions) returns jsonb"
-            " language plpgsql as $$ begin raise exception 'The shelf is empty.'"
-            f" using errcode = '{sqlstate}', detail = 'shelf_empty'; end $$"
+            "create or replace function payments.fulfil_for_test(p_session public.payment_checkout_sessions)"
+            f" returns jsonb language plpgsql as $$ {body} $$"
         )
         self.sql(
-            "update payments.fulfilment_handlers set fulfil_function = 'payments.fulfil_nothing' where kind = %s", kind
+            "update payments.fulfilment_handlers set fulfil_function = 'payments.fulfil_for_test' where kind = %s", kind
+        )
+
+    def break_fulfilment(self, kind: str, sqlstate: str = "P0001") -> None:
+        """Make the handler of a kind raise this error."""
+        self.fulfil_with(
+            kind,
+            f"begin raise exception 'The shelf is empty.' using errcode = '{sqlstate}', detail = 'shelf_empty'; end",
         )
 
     def mend_fulfilment(self, kind: str) -> None:
@@ -202,18 +211,32 @@ class Database:
         )
         return answer
 
-    def session(self, session_id: uuid.UUID) -> Row:
+    def complete(self, session_id: uuid.UUID | str, **arguments: Any) -> Row:
+        """What the host's own code calls when it has verified a payment."""
+        answer: Row = self.as_service().rpc("complete_checkout_session", p_session_id=session_id, **arguments)
+        return answer
+
+    def close(self, session_id: uuid.UUID | str) -> None:
+        """The buyer gives the session up; its page can still be paid."""
+        self.as_service().rpc("cancel_checkout_session", p_session_id=session_id)
+
+    def session(self, session_id: uuid.UUID | str) -> Row:
         (row,) = self.sql("select * from public.payment_checkout_sessions where id = %s", session_id)
         return row
 
-    def events(self, session_id: uuid.UUID) -> list[Row]:
+    def state(self, session_id: uuid.UUID | str) -> tuple[str, str, str | None]:
+        """A session in short: its status, its fulfilment, and what a person must look at."""
+        row = self.session(session_id)
+        return row["status"], row["fulfilment_status"], row["review_reason"]
+
+    def events(self, session_id: uuid.UUID | str) -> list[Row]:
         return self.sql("select * from payments.session_events where session_id = %s order by id", session_id)
 
-    def trail(self, session_id: uuid.UUID) -> list[tuple[str, str, str | None]]:
+    def trail(self, session_id: uuid.UUID | str) -> list[tuple[str, str, str | None]]:
         """The audit trail in short: from, to, reason."""
         return [(row["from_status"], row["to_status"], row["reason"]) for row in self.events(session_id)]
 
-    def captures(self, session_id: uuid.UUID) -> list[Row]:
+    def captures(self, session_id: uuid.UUID | str) -> list[Row]:
         return self.sql("select * from payments.captures where session_id = %s order by created_at", session_id)
 
     def balance(self, user_id: uuid.UUID) -> int:

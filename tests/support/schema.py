@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import itertools
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -48,7 +49,7 @@ def describe(server: LocalPostgres, database: str) -> list[str]:
     )
     # \restrict carries a random token
     lines = [line for line in dump.stdout.splitlines() if line and not line.startswith(("\\restrict", "\\unrestrict"))]
-    return [*_with_sorted_grants(lines), *_rows(server.url(database, SUPERUSER))]
+    return [*_with_sorted_grants(map(_with_sorted_roles, lines)), *_rows(server.url(database, SUPERUSER))]
 
 
 def difference(left: list[str], right: list[str], left_name: str = "sql/", right_name: str = "migrations") -> str:
@@ -60,6 +61,15 @@ def _with_sorted_grants(lines: Iterable[str]) -> list[str]:
     """The order of an object's grants says only in which order they were given."""
     blocks = itertools.groupby(lines, key=lambda line: line.startswith(("GRANT ", "REVOKE ")))
     return [line for is_grants, block in blocks for line in (sorted(block) if is_grants else block)]
+
+
+def _with_sorted_roles(line: str) -> str:
+    """pg_dump lists a policy's roles in the order in which they happen to lie in the cluster."""
+    return re.sub(r"^(CREATE POLICY .* TO )([\w, ]+?)(?= USING| WITH CHECK|;)", _sort_roles, line)
+
+
+def _sort_roles(match: re.Match[str]) -> str:
+    return match[1] + ", ".join(sorted(match[2].split(", ")))
 
 
 def _rows(url: str) -> list[str]:

@@ -96,7 +96,10 @@ class StripeSimulator(StripeWorld):
     def __enter__(self) -> Self:
         app = Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "POST"])])
         config = uvicorn.Config(app, log_config=None, ws="none", lifespan="off", timeout_graceful_shutdown=1)
-        self._socket = socket.create_server(("127.0.0.1", 0))
+        # asyncio only turns Nagle's delay (40 ms per answer) off where the protocol is named
+        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        self._socket.bind(("127.0.0.1", 0))
+        self._socket.listen()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
@@ -116,19 +119,16 @@ class StripeSimulator(StripeWorld):
         self.received.append(received)
         fault = self.faults.popleft() if self.faults else Fault()
         key = received.headers.get("idempotency-key", "")
-        try:
-            if key and key in self._in_flight:
-                raise Refusal(
-                    "Another request with this key is in progress.", code="idempotency_key_in_use", status=409
-                )
+        if key and key in self._in_flight:
+            in_use = "Another request with this key is in progress."
+            answer = Refusal(in_use, code="idempotency_key_in_use", status=409).answer
+        else:
             self._in_flight.add(key)
             try:
                 answer = self._answer(received, key, fault)
                 await asyncio.sleep(fault.latency)
             finally:
                 self._in_flight.discard(key)
-        except Refusal as refusal:
-            answer = refusal.answer
         headers = {"Request-Id": f"req_{secrets.token_hex(7)}", "Content-Type": "application/json", **fault.headers}
         if answer.replayed:
             headers["Idempotent-Replayed"] = "true"
@@ -138,6 +138,12 @@ class StripeSimulator(StripeWorld):
         return Response(answer.body, answer.status, headers)
 
     def _answer(self, received: Received, key: str, fault: Fault) -> Answer:
+        try:
+            return self._execute(received, key, fault)
+        except Refusal as refusal:
+            return refusal.answer
+
+    def _execute(self, received: Received, key: str, fault: Fault) -> Answer:
         if received.headers.get("authorization") != f"Bearer {self.secret_key}":
             raise Refusal("Invalid API Key provided.", code="api_key_invalid", status=401)
         if received.headers.get("stripe-version") != API_VERSION:
@@ -169,6 +175,8 @@ class StripeSimulator(StripeWorld):
                     raise Refusal('Only Checkout Sessions with a status in ["open"] can be expired.', code="not_open")
                 self.expire(name)
                 return self._find(name)
+            case "GET", ["payment_intents", str(name)]:
+                return self._find(name)
             case "GET", ["refunds" | "disputes" as kind]:
                 return self._list(kind.removesuffix("s"), values)
         raise Refusal("Unrecognized request URL.", status=404)
@@ -188,12 +196,9 @@ class StripeSimulator(StripeWorld):
         return answer
 
     def _list(self, kind: str, values: Mapping[str, str]) -> Json:
-        found = [
-            o
-            for o in list(self.objects.values())
-            if o["object"] == kind and o["payment_intent"] == values["payment_intent"]
-        ]
-        ids = [found_object["id"] for found_object in found]
+        everything = list(self.objects.values())
+        found = [o for o in everything if o["object"] == kind and o["payment_intent"] == values["payment_intent"]]
+        ids = [listed["id"] for listed in found]
         start = ids.index(values["starting_after"]) + 1 if "starting_after" in values else 0
         end = start + int(values.get("limit", "10"))
         return {"object": "list", "data": found[start:end], "has_more": end < len(found), "url": f"/v1/{kind}s"}
@@ -224,11 +229,11 @@ def check_session(form: Json) -> None:
             float(form.get("expires_at", time.time() + 86_000)),
         )
         given = (form["mode"], item["quantity"], price["product_data"]["name"], form["success_url"])
-    except (KeyError, TypeError) as missing:
-        raise Refusal("Missing required param.", code="parameter_missing", param=str(missing)) from None
+    except (KeyError, TypeError, ValueError) as wrong:
+        raise Refusal("Missing required param, or no integer.", code="parameter_missing", param=str(wrong)) from None
     metadata = [*form.get("metadata", {}).items(), *form.get("payment_intent_data", {}).get("metadata", {}).items()]
     last_digits = {"isk": 100, "ugx": 100, "bhd": 10, "jod": 10, "kwd": 10, "omr": 10, "tnd": 10}.get(currency, 1)
-    for wrong, what in (
+    for bad, what in (
         (given[:2] != ("payment", "1"), "mode"),
         (not given[2], "line_items[0][price_data][product_data][name]"),
         (not given[3].startswith(("http://", "https://")), "success_url"),
@@ -239,5 +244,5 @@ def check_session(form: Json) -> None:
         ("@" not in form.get("customer_email", "@"), "customer_email"),
         (len(metadata) > 50 or any(len(k) > 40 or len(v) > 500 for k, v in metadata), "metadata"),
     ):
-        if wrong:
+        if bad:
             raise Refusal(f"Invalid {what}.", param=what)

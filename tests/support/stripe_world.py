@@ -92,7 +92,7 @@ class StripeWorld:
         refunded = charge["amount_refunded"] + amount
         charge.update(amount_refunded=refunded, refunded=refunded == charge["amount"])
         refund = self._new("re", "refund", amount=amount, status=status, **taken_from(charge))
-        return [self._event("refund.created", refund), self._event("charge.refunded", charge)]
+        return [self.event("refund.created", refund), self.event("charge.refunded", charge)]
 
     def fail_refund(self, refund_id: str) -> list[Json]:
         """The buyer's bank sends the refund back."""
@@ -100,21 +100,21 @@ class StripeWorld:
         charge = self.objects[refund["charge"]]
         charge.update(amount_refunded=charge["amount_refunded"] - refund["amount"], refunded=False)
         refund.update(status="failed")
-        return [self._event(kind, refund) for kind in ("charge.refund.updated", "refund.updated", "refund.failed")]
+        return [self.event(kind, refund) for kind in ("charge.refund.updated", "refund.updated", "refund.failed")]
 
     def dispute(self, intent_id: str, status: str = "needs_response") -> list[Json]:
         """The buyer complains at the bank."""
         charge = self.objects[self.objects[intent_id]["latest_charge"]]
         charge.update(disputed=True)
         dispute = self._new("dp", "dispute", amount=charge["amount"], status=status, evidence={}, **taken_from(charge))
-        return [self._event(f"charge.dispute.{what}", dispute) for what in ("created", "funds_withdrawn")]
+        return [self.event(f"charge.dispute.{what}", dispute) for what in ("created", "funds_withdrawn")]
 
     def close_dispute(self, dispute_id: str, status: str) -> list[Json]:
         """The bank decides: ``won`` or ``lost``."""
         dispute = self.objects[dispute_id]
         dispute.update(status=status)
         kinds = ("closed", "funds_reinstated") if status == "won" else ("closed",)
-        return [self._event(f"charge.dispute.{kind}", dispute) for kind in kinds]
+        return [self.event(f"charge.dispute.{kind}", dispute) for kind in kinds]
 
     def sign(self, event: Json) -> tuple[dict[str, str], bytes]:
         """Headers and body of a delivery."""
@@ -170,9 +170,10 @@ class StripeWorld:
         intent = self.objects.get(session["payment_intent"] or "", {})
         charge = self.objects.get(intent.get("latest_charge", ""), {})
         subjects = {"checkout": session, "payment_intent": intent, "charge": charge}
-        return [self._event(kind, subjects[kind.partition(".")[0]]) for kind in kinds]
+        return [self.event(kind, subjects[kind.partition(".")[0]]) for kind in kinds]
 
-    def _event(self, kind: str, subject: Json) -> Json:
+    def event(self, kind: str, subject: Json) -> Json:
+        """An event about an object as it is now."""
         event = {
             "id": f"evt_{secrets.token_hex(10)}", "object": "event", "api_version": API_VERSION, "type": kind,
             "created": int(time.time()), "livemode": self.livemode, "pending_webhooks": 1,

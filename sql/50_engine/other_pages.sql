@@ -1,0 +1,42 @@
+-- Pages on which this purchase can still be paid, or has been without our knowing: earlier ones of the session, and
+-- those of its closed sessions. Before a new page opens they are closed; when a buyer asks, they are asked about too.
+create function payments.other_pages(
+    p_session public.payment_checkout_sessions,
+    p_attempt_number bigint,
+    p_now timestamptz
+)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'provider', page.provider, 'provider_session_id', page.provider_session_id
+        )), '[]')
+        from (
+            select a.provider, a.provider_session_id
+            from public.payment_checkout_sessions as s
+            inner join payments.attempts as a on s.id = a.session_id
+            where s.user_id = p_session.user_id
+                and s.product_id = p_session.product_id
+                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
+                and (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
+                and a.number is distinct from p_attempt_number
+                and a.provider_session_id is not null
+                and a.status in ('open', 'processing')
+                and a.created_at > p_now - interval '3 days'
+            order by a.number desc
+            limit 5
+        ) as page
+    );
+end;
+$$;
+
+comment on function payments.other_pages(public.payment_checkout_sessions, bigint, timestamptz) is
+'Up to five other pages of the same purchase whose provider has not said a last word: '
+'[{provider, provider_session_id}].';
+
+revoke all on function payments.other_pages(public.payment_checkout_sessions, bigint, timestamptz)
+from public, anon, authenticated, service_role;

@@ -1,0 +1,190 @@
+"""`pgcheckout doctor` finds what is wrong with an installation and says what to do."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import sql
+
+from bridge.doctor import Finding, examine
+from bridge.local.postgres import SUPERUSER
+from bridge.settings import load_settings
+from tests.support.command import run
+from tests.support.database import Database
+from tests.support.key_server import KeyServer, key_server
+
+HEALTHY = {
+    "public_url": "https://pay.example.com",
+    "success_url": "https://app.example.com/thanks",
+    "cancel_url": "https://app.example.com/cart",
+    "jwt_secret": "a-legacy-secret-of-more-than-32-bytes",
+    "stripe_secret_key": "sk_live_x",
+    "stripe_webhook_secrets": "whsec_x",
+}
+
+
+@pytest.fixture
+def keys() -> Iterator[KeyServer]:
+    with key_server() as server:
+        yield server
+
+
+def look(**settings: Any) -> dict[str, Finding]:
+    """Findings by subject; of several with one subject, the worst."""
+
+    async def collect() -> list[Finding]:
+        chosen = {name: value for name, value in (HEALTHY | settings).items() if value is not None}
+        return [finding async for finding in examine(load_settings(_env_file=None, **chosen))]
+
+    findings: dict[str, Finding] = {}
+    order = ("ok", "warning", "error")
+    for finding in asyncio.run(collect()):
+        known = findings.get(finding.subject)
+        if known is None or order.index(finding.level) > order.index(known.level):
+            findings[finding.subject] = finding
+    for finding in findings.values():
+        assert finding.message
+        assert finding.remedy or finding.level == "ok"
+    return findings
+
+
+def levels(findings: dict[str, Finding]) -> dict[str, str]:
+    return {subject: finding.level for subject, finding in findings.items() if finding.level != "ok"}
+
+
+def test_a_healthy_installation_has_no_findings(db: Database) -> None:
+    findings = look(database_url=db.url())
+    assert levels(findings) == {}
+    assert set(findings) == {
+        "public_url", "success_url", "cancel_url", "stripe", "user tokens", "functions", "postgres", "migrations",
+        "grants", "clock",
+    }  # fmt: skip
+
+
+def test_a_database_that_was_never_migrated(empty_database: Database) -> None:
+    findings = look(database_url=empty_database.url())
+    assert levels(findings) == {"functions": "error", "migrations": "error"}
+    assert "create_checkout_tables" in findings["migrations"].message
+    assert "pgcheckout migrate" in findings["migrations"].remedy
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (
+            "grant execute on function public.get_latest_checkout_session to anon",
+            "anon can execute public.get_latest_checkout_session",
+        ),
+        ("grant execute on function payments.fulfil_none to public", "anon can execute payments.fulfil_none"),
+        (
+            "revoke execute on function public.apply_payment_outcome from service_role",
+            "service_role cannot execute public.apply_payment_outcome",
+        ),
+        (
+            "alter table public.payment_checkout_sessions disable row level security",
+            "row-level security is off on payment_checkout_sessions",
+        ),
+        ("alter table payments.captures disable row level security", "is off on payments.captures"),
+    ],
+    ids=lambda text: text[:45],
+)
+def test_broken_rights_are_named(db: Database, damage: str, said: str) -> None:
+    db.sql(damage)
+    findings = look(database_url=db.url())
+    assert levels(findings) == {"grants": "error"}
+    assert said in findings["grants"].message
+
+
+def test_the_engines_schema_must_not_be_exposed(db: Database) -> None:
+    with psycopg.connect(db.url(SUPERUSER), autocommit=True) as admin:
+        expose = "alter role authenticator in database {} set pgrst.db_schemas = 'public, payments'"
+        admin.execute(sql.SQL(expose).format(sql.Identifier(db.name)))
+    findings = look(database_url=db.url())
+    assert levels(findings) == {"exposed schemas": "error"}
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_database_that_is_away() -> None:
+    findings = look(database_url="postgresql://postgres@127.0.0.1:1/postgres")
+    assert levels(findings) == {"functions": "error", "postgres": "error"}
+    assert "PGCHECKOUT_DATABASE_URL" in findings["postgres"].remedy
+
+
+def test_keys_and_addresses_of_the_wrong_form(db: Database) -> None:
+    def said(**settings: Any) -> Finding:
+        (subject,) = levels(findings := look(database_url=db.url(), **settings))
+        return findings[subject]
+
+    assert "API key" in said(stripe_secret_key="whsec_x").message
+    assert "webhook secret" in said(stripe_webhook_secrets="sk_live_x").message
+    assert "STRIPE_WEBHOOK_SECRETS is missing" in said(stripe_webhook_secrets=None).message
+    assert said(stripe_secret_key="sk_test_x").level == "warning"
+    assert said(public_url="http://pay.example.com").subject == "public_url"
+    assert said(success_url="https://localhost/").subject == "success_url"
+    assert "No way to check" in said(jwt_secret=None).message
+
+
+def test_no_provider_at_all_is_an_error(db: Database) -> None:
+    assert levels(look(database_url=db.url(), stripe_secret_key=None, stripe_webhook_secrets=None)) == {
+        "providers": "error"
+    }
+    half = look(database_url=db.url(), stripe_secret_key=None)
+    assert levels(half) == {"stripe": "error", "providers": "error"}
+    assert "STRIPE_SECRET_KEY is missing" in half["stripe"].message
+
+
+def test_signing_keys_are_looked_up(db: Database, keys: KeyServer) -> None:
+    def tokens(**settings: Any) -> Finding:
+        return look(database_url=db.url(), **settings)["user tokens"]
+
+    keys.keys = [{"kty": "EC", "kid": "1"}]
+    assert tokens(supabase_url=keys.url).level == "ok"
+    keys.keys = []
+    assert tokens(supabase_url=keys.url).level == "ok"  # the legacy secret is there
+    assert tokens(supabase_url=keys.url, jwt_secret=None).level == "error"
+    assert tokens(jwks_url=keys.url + "/elsewhere").level == "error"
+    assert tokens(jwks_url="http://127.0.0.1:1/").level == "error"
+
+
+def test_the_exit_code_says_whether_something_must_be_done(db: Database, tmp_path: Path) -> None:
+    good = run(tmp_path, "doctor", **HEALTHY, database_url=db.url())
+    assert (good.code, "ERROR" in good.out) == (0, False), good.out + good.err
+    db.sql("grant execute on function public.apply_payment_outcome to anon")
+    bad = run(tmp_path, "doctor", **HEALTHY, database_url=db.url())
+    assert bad.code == 1
+    assert "ERROR    grants: anon can execute public.apply_payment_outcome" in bad.out
+    assert "-> Restore them" in bad.out
+    for secret in ("jwt_secret", "stripe_secret_key"):
+        assert HEALTHY[secret] not in bad.out + bad.err
+
+
+@pytest.mark.parametrize(
+    "opened",
+    [
+        "grant execute on function public.complete_checkout_session to authenticated",
+        "grant execute on all functions in schema public to public",
+        "grant insert on public.payment_credit_balances to authenticated",
+        "revoke execute on function public.get_or_create_checkout_session from authenticated",
+    ],
+)
+def test_every_grant_that_the_migrations_did_not_make_is_an_error(db: Database, opened: str) -> None:
+    db.sql(opened)
+    assert levels(look(database_url=db.url()))["grants"] == "error"
+
+
+def test_a_role_behind_a_transaction_pooler_is_an_error() -> None:
+    pooled = "postgresql://postgres@127.0.0.1:6543/postgres"
+    assert levels(look(database_url=pooled))["pooler"] == "error"
+    assert "pooler" not in look(database_url=pooled, database_role="")
+
+
+def test_a_version_that_another_project_uses_is_an_error(db: Database) -> None:
+    db.sql(
+        "update supabase_migrations.schema_migrations set name = 'something_else' where name like 'create_checkout_tables'"
+    )
+    assert "something_else" in look(database_url=db.url())["postgres"].message
