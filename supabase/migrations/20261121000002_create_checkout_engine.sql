@@ -1605,15 +1605,19 @@ begin
     perform pg_advisory_xact_lock(
         hashtextextended(concat_ws(' ', p_session.user_id, p_session.product_id, p_session.subject), 7243920)
     );
-    select s.id into v_rival
-    from public.payment_checkout_sessions as s
-    where s.user_id = p_session.user_id
-        and s.product_id = p_session.product_id
-        and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-        and s.status = 'pending';
-    perform payments.move_session(
-        v_rival, array['pending'], ('cancelled', p_source, 'superseded', null, null), null, p_now
-    );
+    -- a rival that is replaced while we wait for it has a successor: look until there is none
+    loop
+        select s.id into v_rival
+        from public.payment_checkout_sessions as s
+        where s.user_id = p_session.user_id
+            and s.product_id = p_session.product_id
+            and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
+            and s.status = 'pending';
+        exit when not found;
+        perform payments.move_session(
+            v_rival, array['pending'], ('cancelled', p_source, 'superseded', null, null), null, p_now
+        );
+    end loop;
     return case
         when exists (
             select from public.payment_checkout_sessions as s

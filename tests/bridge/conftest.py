@@ -10,9 +10,9 @@ from contextlib import ExitStack
 import pytest
 import stamina
 
-from bridge import rpc
 from bridge.local.postgres import LocalPostgres
 from bridge.migrations import migrate, seed_file
+from bridge.rpc import postgres
 from tests.support.bridge import Bridge, Buyer, Desk, SandboxDesk, StripeDesk, running_bridge
 from tests.support.database import Database, apply_files
 from tests.support.stripe_simulator import StripeSimulator
@@ -57,7 +57,7 @@ def bridge(db: Database, stripe: StripeSimulator, _running: tuple[ExitStack, lis
 @pytest.fixture
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Bridges that start now give up early on a database that is away."""
-    monkeypatch.setattr(rpc, "_PATIENCE_SECONDS", 0.5)
+    monkeypatch.setattr(postgres, "_PATIENCE_SECONDS", 0.5)
 
 
 @pytest.fixture

@@ -263,6 +263,17 @@ class TestLatePaymentRaces:
         for one in (late, newer):
             assert db.state(one["session_id"])[:2] == ("completed", "fulfilled")
 
+    def test_a_buyer_who_changes_the_provider_meanwhile_does_not_keep_an_unpaid_session(
+        self, db: Database, user: uuid.UUID
+    ) -> None:
+        late, newer = self.closed(db, user), db.new_session(user)
+        with db.as_user(user).request() as first:
+            newest = call(first, "get_or_create_checkout_session", p_plan="credits_100", p_provider="paystack")
+            second = start_and_see_it_wait(db, partial(db.apply, late))
+        assert second.result(WAIT)["review_reason"] is None
+        for session_id in (newer, newest):
+            assert db.trail(session_id) == [("pending", "cancelled", "superseded")]
+
     def test_late_payments_of_two_purchases_do_not_wait_for_each_other(self, db: Database, user: uuid.UUID) -> None:
         one = self.closed(db, user)
         other = db.open_attempt(db.new_session(user, db.new_product("poster", USD=100)))

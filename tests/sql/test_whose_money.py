@@ -82,11 +82,12 @@ class TestMoneyOfAnotherSession:
             lambda db, attempt: db.apply(attempt, provider_session_id=page, provider_payment_id=PAYMENT),
         )
 
+    @pytest.mark.parametrize("names", [{}, {"p_provider_payment_id": "pi_1"}], ids=["page", "page and payment"])
     @pytest.mark.parametrize("tell", WAYS)
     def test_a_page_that_was_never_attached_belongs_to_the_session_that_it_paid(
-        self, db: Database, attempt: Row, tell: Callable[[Database, Row], Any]
+        self, db: Database, attempt: Row, tell: Callable[[Database, Row], Any], names: dict[str, str]
     ) -> None:
-        db.complete(db.new_session(), p_stripe_session_id=PAGE)
+        db.complete(db.new_session(), p_stripe_session_id=PAGE, **names)
         self.is_refused(db, attempt, tell)
 
     @pytest.mark.parametrize("tell", WAYS)

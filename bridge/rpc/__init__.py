@@ -1,0 +1,28 @@
+"""The only door to the database: the functions of section 4, over psycopg or over supabase-py, with one behaviour.
+
+A transport calls one function in one transaction and raises this package's errors; :class:`Rpc` gives the functions
+their Python shapes.
+"""
+
+from __future__ import annotations
+
+from bridge.errors import SetupError
+from bridge.rpc.functions import AttemptName, Rpc
+from bridge.rpc.postgres import PostgresTransport
+from bridge.rpc.supabase import SupabaseTransport
+from bridge.rpc.transport import Transport
+from bridge.settings import Settings
+
+__all__ = ["AttemptName", "PostgresTransport", "Rpc", "SupabaseTransport", "Transport", "connect_rpc"]
+
+
+async def connect_rpc(settings: Settings) -> Rpc:
+    """The direct path when there is a database URL, else the HTTP path. Raises SetupError when there is neither."""
+    if settings.database_url:
+        return Rpc(await PostgresTransport.connect(settings))
+    if settings.supabase_url and settings.supabase_service_key:
+        return Rpc(await SupabaseTransport.connect(settings))
+    raise SetupError(
+        "No way to the database: set PGCHECKOUT_DATABASE_URL, or PGCHECKOUT_SUPABASE_URL and "
+        "PGCHECKOUT_SUPABASE_SERVICE_KEY."
+    )

@@ -1,0 +1,90 @@
+"""The database's functions, with Python's types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict, Unpack
+from uuid import UUID
+
+from bridge.errors import PgcheckoutError
+from bridge.rpc.transport import Transport
+from bridge.values import Applied, Attempt, Event, Outcome, Page
+
+__all__ = ["AttemptName", "Rpc"]
+
+NOBODY = UUID(int=0)
+
+
+class AttemptName(TypedDict, total=False):
+    """Any one of these names an attempt; ``provider`` goes with its own session id."""
+
+    session_id: UUID | None
+    reference: str | None
+    provider: str | None
+    provider_session_id: str | None
+
+
+class Rpc:
+    """The database's functions, typed."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def get_or_create_checkout_session(self, user_id: UUID, arguments: Mapping[str, Any]) -> UUID:
+        """The user's open session for a purchase, or a new one; ``arguments`` as in the SQL function."""
+        answer = await self._transport.call("get_or_create_checkout_session", {**arguments, "p_user_id": user_id})
+        return UUID(str(answer))
+
+    async def open_checkout_attempt(self, session_id: UUID, provider: str | None = None) -> Attempt:
+        """Store an attempt before its page is opened, or get the one whose page is alive."""
+        arguments = {"p_session_id": session_id, "p_provider": provider}
+        return Attempt.from_json(await self._transport.call("open_checkout_attempt", arguments))
+
+    async def attach_checkout_attempt(self, number: int, page: Page) -> None:
+        """Store the page that the provider opened."""
+        arguments = {
+            "p_attempt": number,
+            "p_provider_session_id": page.provider_session_id,
+            "p_checkout_url": page.url,
+            "p_expires_at": page.expires_at,
+        }
+        await self._transport.call("attach_checkout_attempt", arguments)
+
+    async def abandon_checkout_attempt(self, number: int, error: PgcheckoutError) -> None:
+        """Give up an attempt whose page could not be opened."""
+        arguments = {"p_attempt": number, "p_error_code": error.reason, "p_error_message": error.message}
+        await self._transport.call("abandon_checkout_attempt", arguments)
+
+    async def find_checkout_attempt(self, *, user_id: UUID | None = None, **name: Unpack[AttemptName]) -> Attempt:
+        """The session and attempt to ask about; only the user's own when a user is given."""
+        arguments = {
+            "p_session_id": name.get("session_id"),
+            "p_reference": name.get("reference"),
+            "p_provider": name.get("provider"),
+            "p_provider_session_id": name.get("provider_session_id"),
+            "p_user_id": user_id,
+        }
+        return Attempt.from_json(await self._transport.call("find_checkout_attempt", arguments))
+
+    async def apply_payment_outcome(self, outcome: Outcome, event: Event | None = None) -> Applied:
+        """The one door by which money facts enter."""
+        arguments = {"p_outcome": outcome.to_json(), "p_event": event.to_json() if event else None}
+        return Applied.from_json(await self._transport.call("apply_payment_outcome", arguments))
+
+    async def record_webhook_failure(self, provider: str, event: Event, reason: str, *, comes_again: bool) -> None:
+        """Keep a genuine webhook that could not be applied."""
+        arguments = {
+            "p_provider": provider,
+            "p_event": event.to_json(),
+            "p_error": reason,
+            "p_retryable": comes_again,
+        }
+        await self._transport.call("record_webhook_failure", arguments)
+
+    async def check(self) -> None:
+        """Prove that the database answers, is migrated and lets the bridge in."""
+        await self._transport.call("get_latest_checkout_session", {"p_user_id": NOBODY})
+
+    async def close(self) -> None:
+        """Close the transport."""
+        await self._transport.close()
