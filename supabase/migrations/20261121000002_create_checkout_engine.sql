@@ -32,204 +32,6 @@ comment on function payments.add_session_event(uuid, text, text, text, text, tim
 revoke all on function payments.add_session_event(uuid, text, text, text, text, timestamptz, timestamptz, text)
 from public, anon, authenticated, service_role;
 
--- Providers repeat themselves and their notifications overtake each other: the word of an attempt only advances, so a
--- "processing" that arrives after "failed" changes nothing.
-create function payments.advance_attempt(p_number bigint, p_outcome payments.outcome)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update payments.attempts as a
-    set status = p_outcome.status,
-        error_code = p_outcome.error_code,
-        error_message = left(p_outcome.error_message, 500)
-    where a.number = p_number
-        and (a.status = 'open' or (a.status = 'processing' and p_outcome.status <> 'processing'));
-    return found;
-end;
-$$;
-
-comment on function payments.advance_attempt(bigint, payments.outcome) is
-'Notes what the provider says of an attempt; false when it had said as much or more before.';
-
-revoke all on function payments.advance_attempt(bigint, payments.outcome)
-from public, anon, authenticated, service_role;
-
-create function payments.apply_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
-returns jsonb
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_claim payments.captures := payments.claim_of_outcome(p_outcome, p_attempt, p_now);
-    v_session public.payment_checkout_sessions;
-    v_answer jsonb;
-begin
-    if not exists (select from public.payment_checkout_sessions as s where s.id = p_attempt.session_id) then
-        if p_outcome.status = 'completed' then
-            perform payments.keep_orphaned_money(v_claim, p_now);
-        end if;
-        return jsonb_build_object('session_id', p_attempt.session_id, 'review_reason', 'session_deleted');
-    end if;
-    if p_outcome.status = 'completed' then
-        v_answer := payments.settle_capture(v_claim, p_outcome.provider_customer_id, p_outcome.source, p_now);
-    elsif p_outcome.status in ('processing', 'failed', 'expired', 'cancelled') then
-        v_answer := payments.apply_page_outcome(p_outcome, p_attempt, p_now);
-    else
-        v_session := payments.session_by_id(p_attempt.session_id);
-        v_answer := payments.session_answer(v_session, v_session.completed_at is not null);
-    end if;
-    if p_outcome.disputed or jsonb_array_length(p_outcome.refunds) > 0 then
-        v_answer := payments.flag_money_taken_back(p_outcome, p_attempt.session_id, p_now);
-    end if;
-    return v_answer;
-end;
-$$;
-
-comment on function payments.apply_outcome(payments.outcome, payments.attempts, timestamptz) is
-'Does what an outcome calls for and answers the session as it is then.';
-
-revoke all on function payments.apply_outcome(payments.outcome, payments.attempts, timestamptz)
-from public, anon, authenticated, service_role;
-
--- What happened to a page without bringing money: processing, failed, expired, cancelled. Only the current attempt
--- speaks for its session: the end of an older page says nothing about the page that the buyer has open now.
-create function payments.apply_page_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
-returns jsonb
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_session public.payment_checkout_sessions := payments.lock_session(p_attempt.session_id);
-begin
-    if p_attempt.number is not null and not payments.advance_attempt(p_attempt.number, p_outcome) then
-        return payments.session_answer(v_session, v_session.completed_at is not null);
-    end if;
-    if p_outcome.status = 'processing' then
-        perform payments.begin_processing(v_session, p_attempt.number, p_outcome, p_now);
-    elsif p_attempt.number is not distinct from v_session.current_attempt
-        and not payments.hand_over(v_session, p_now)
-    then
-        perform payments.move_session(
-            v_session.id,
-            array['pending', 'processing'],
-            (p_outcome.status, p_outcome.source, null, p_outcome.error_code, p_outcome.error_message),
-            p_outcome.paid_at,
-            p_now
-        );
-    end if;
-    return payments.session_answer(payments.session_by_id(v_session.id), v_session.completed_at is not null);
-end;
-$$;
-
-comment on function payments.apply_page_outcome(payments.outcome, payments.attempts, timestamptz) is
-'Applies an outcome that brings no money. Stale ones change nothing.';
-
-revoke all on function payments.apply_page_outcome(payments.outcome, payments.attempts, timestamptz)
-from public, anon, authenticated, service_role;
-
-create function payments.attempt_answer(
-    p_session public.payment_checkout_sessions,
-    p_attempt payments.attempts
-)
-returns jsonb
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return payments.session_answer(p_session, p_session.completed_at is not null) || jsonb_build_object(
-        'user_id', p_session.user_id,
-        'amount', p_session.amount,
-        'currency', p_session.currency,
-        'email', p_session.email,
-        'product_id', p_session.product_id,
-        'product_name', (select p.name from public.payment_products as p where p.id = p_session.product_id),
-        'provider', coalesce(p_attempt.provider, p_session.provider),
-        'provider_payment_id', p_session.provider_payment_id,
-        'session_expires_at', p_session.expires_at,
-        'number', p_attempt.number,
-        'reference', p_attempt.reference,
-        'provider_session_id', p_attempt.provider_session_id,
-        'checkout_url', p_attempt.checkout_url,
-        'created_at', p_attempt.created_at,
-        'expires_at', p_attempt.expires_at
-    );
-end;
-$$;
-
-comment on function payments.attempt_answer(public.payment_checkout_sessions, payments.attempts) is
-'A session and one attempt of it, as the bridge needs them. Amounts in minor units.';
-
-revoke all on function payments.attempt_answer(public.payment_checkout_sessions, payments.attempts)
-from public, anon, authenticated, service_role;
-
--- The buyer paid with a method that takes days. That can also happen on the page of a session that has since expired,
--- failed or been cancelled; a newer session that then holds the purchase's only open place gives way if it is unpaid.
-create function payments.begin_processing(
-    p_session public.payment_checkout_sessions,
-    p_attempt_number bigint,
-    p_outcome payments.outcome,
-    p_now timestamptz
-)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_rival public.payment_checkout_sessions;
-begin
-    if p_session.status in ('failed', 'expired', 'cancelled') then
-        select s.* into v_rival
-        from public.payment_checkout_sessions as s
-        where s.user_id = p_session.user_id
-            and s.product_id = p_session.product_id
-            and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-            and s.status in ('pending', 'processing')
-        for no key update;
-        if v_rival.status = 'processing' then
-            perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
-            return;
-        end if;
-        perform payments.move_session(
-            v_rival.id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
-        );
-    end if;
-    if p_session.status = 'processing' and p_session.current_attempt <> p_attempt_number then
-        perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
-    elsif payments.move_session(
-        p_session.id,
-        array['pending', 'failed', 'expired', 'cancelled'],
-        ('processing', p_outcome.source, null, null, null),
-        p_outcome.paid_at,
-        p_now
-    ) then
-        update public.payment_checkout_sessions as s
-        set current_attempt = coalesce(p_attempt_number, s.current_attempt)
-        where s.id = p_session.id;
-    end if;
-exception
-    when unique_violation then -- a rival that appeared after the look above
-        raise exception 'Another session of this purchase was opened at the same time.'
-            using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
-end;
-$$;
-
-comment on function payments.begin_processing(
-    public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
-) is
-'Moves a locked session to processing and makes the attempt that is being paid its current one. Raises PT503 '
-'try_again.';
-
-revoke all on function payments.begin_processing(
-    public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
-) from public, anon, authenticated, service_role;
-
 create function payments.cancel_checkout_session(p_session_id uuid)
 returns public.payment_checkout_sessions
 language plpgsql
@@ -295,27 +97,6 @@ comment on function payments.check_buyer_input(text, text, text, jsonb) is
 revoke all on function payments.check_buyer_input(text, text, text, jsonb)
 from public, anon, authenticated, service_role;
 
-create function payments.check_event(p_event jsonb)
-returns void
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    if coalesce(length(p_event ->> 'id'), 0) not between 1 and 255
-        or coalesce(length(p_event ->> 'type'), 0) not between 1 and 255
-        or p_event -> 'payload' is null
-    then
-        raise exception 'The event is not valid: id and type (1 to 255 characters) and payload are needed.'
-            using errcode = 'PT422', detail = 'event_invalid', hint = 'Pass p_event as {"id": …, "type": …, "payload": …}.';
-    end if;
-end;
-$$;
-
-comment on function payments.check_event(jsonb) is 'Checks the shape of p_event. Raises PT422 event_invalid.';
-
-revoke all on function payments.check_event(jsonb) from public, anon, authenticated, service_role;
-
 -- The client says what it showed the buyer; it can never choose what is charged.
 create function payments.check_expected_price(p_price numeric, p_offer payments.offer)
 returns void
@@ -361,92 +142,6 @@ comment on function payments.check_provider(text) is
 'Accepts the providers of payments.settings. Raises PT422 provider_unknown.';
 
 revoke all on function payments.check_provider(text) from public, anon, authenticated, service_role;
-
-create function payments.claim_of_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
-returns payments.captures
-language plpgsql
-immutable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_claim payments.captures;
-begin
-    v_claim.provider := p_outcome.provider;
-    v_claim.provider_payment_id := p_outcome.provider_payment_id;
-    v_claim.session_id := p_attempt.session_id;
-    v_claim.attempt_number := p_attempt.number;
-    v_claim.provider_session_id := coalesce(p_outcome.provider_session_id, p_attempt.provider_session_id);
-    v_claim.amount := p_outcome.amount;
-    v_claim.currency := p_outcome.currency;
-    v_claim.paid_at := coalesce(p_outcome.paid_at, p_now);
-    return v_claim;
-end;
-$$;
-
-comment on function payments.claim_of_outcome(payments.outcome, payments.attempts, timestamptz) is
-'The capture that an outcome claims, before it is judged.';
-
-revoke all on function payments.claim_of_outcome(payments.outcome, payments.attempts, timestamptz)
-from public, anon, authenticated, service_role;
-
--- The one place where a session becomes completed: handler, then one update of the locked row, then the audit row.
-create function payments.complete_session(
-    p_session public.payment_checkout_sessions,
-    p_capture payments.captures,
-    p_provider_customer_id text,
-    p_source text,
-    p_now timestamptz
-)
-returns public.payment_checkout_sessions
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_grant payments.grant_result;
-    v_review text;
-    v_session public.payment_checkout_sessions;
-begin
-    if p_session.status in ('failed', 'expired', 'cancelled') then
-        v_review := payments.yield_purchase(p_session, p_source, p_now);
-    end if;
-    if p_capture.amount > p_session.amount then
-        v_review := payments.add_reason(v_review, 'overpaid');
-    end if;
-    v_grant := payments.fulfil(p_session);
-    if v_grant.fulfilment_status = 'failed' then
-        v_review := payments.add_reason(v_review, 'fulfilment_failed');
-    end if;
-    update public.payment_checkout_sessions as s
-    set status = 'completed',
-        provider = p_capture.provider,
-        provider_session_id = coalesce(p_capture.provider_session_id, s.provider_session_id),
-        provider_payment_id = p_capture.provider_payment_id,
-        provider_customer_id = coalesce(p_provider_customer_id, s.provider_customer_id),
-        fulfilment_status = v_grant.fulfilment_status,
-        fulfilment = v_grant.fulfilment,
-        error_code = v_grant.error_code,
-        error_message = v_grant.error_message,
-        review_reason = payments.add_reason(s.review_reason, v_review),
-        completed_at = p_now,
-        updated_at = p_now
-    where s.id = p_session.id
-    returning s.* into v_session;
-    perform payments.add_session_event(
-        p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now, v_grant.detail
-    );
-    return v_session;
-end;
-$$;
-
-comment on function payments.complete_session(
-    public.payment_checkout_sessions, payments.captures, text, text, timestamptz
-) is
-'Fulfils and completes a locked session whose capture was just recorded as settled.';
-
-revoke all on function payments.complete_session(
-    public.payment_checkout_sessions, payments.captures, text, text, timestamptz
-) from public, anon, authenticated, service_role;
 
 -- What the user wants, checked and priced, as a session row that does not exist yet.
 create function payments.draft_session(
@@ -501,91 +196,6 @@ revoke all on function payments.draft_session(
     text, uuid, text, numeric, text, text, text, text, jsonb, timestamptz
 ) from public, anon, authenticated, service_role;
 
--- Our own reference first: providers echo it on every path. Then the provider's session, then ours, and last the
--- payment, which is all that some refund and dispute notifications carry.
-create function payments.find_attempt(
-    p_provider text,
-    p_reference text,
-    p_session_id uuid,
-    p_provider_session_id text,
-    p_provider_payment_id text
-)
-returns payments.attempts
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_number bigint;
-    v_session_id uuid;
-    v_attempt payments.attempts;
-begin
-    select a.number, a.session_id into v_number, v_session_id
-    from payments.attempts as a
-    where a.reference = p_reference and a.provider = coalesce(p_provider, a.provider);
-    if v_session_id is null and p_provider_session_id is not null then
-        select a.number, a.session_id into v_number, v_session_id
-        from payments.attempts as a
-        where a.provider = p_provider and a.provider_session_id = p_provider_session_id;
-    end if;
-    if v_session_id is null and p_session_id is not null then
-        select s.current_attempt, s.id into v_number, v_session_id
-        from public.payment_checkout_sessions as s
-        where s.id = p_session_id;
-    end if;
-    if v_session_id is null and p_provider_payment_id is not null then
-        select c.attempt_number, c.session_id into v_number, v_session_id
-        from payments.captures as c
-        where c.provider = p_provider and c.provider_payment_id = p_provider_payment_id;
-    end if;
-    if v_session_id is null or v_session_id <> p_session_id then
-        raise exception 'No checkout session belongs to this reference.'
-            using errcode = 'PT404', detail = 'session_not_found', hint = 'Check the session id or the reference.';
-    end if;
-    select a.* into v_attempt
-    from payments.attempts as a
-    where a.number = v_number and a.provider = coalesce(p_provider, a.provider);
-    v_attempt.session_id := v_session_id;
-    return v_attempt;
-end;
-$$;
-
-comment on function payments.find_attempt(text, text, uuid, text, text) is
-'The attempt that is meant; its number is null when only the session is known. Raises PT404 session_not_found.';
-
-revoke all on function payments.find_attempt(text, text, uuid, text, text)
-from public, anon, authenticated, service_role;
-
--- Refunds and disputes that a provider reports are put before a person; nothing is clawed back yet.
-create function payments.flag_money_taken_back(p_outcome payments.outcome, p_session_id uuid, p_now timestamptz)
-returns jsonb
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_reason text := case when p_outcome.disputed then 'dispute_reported' else 'refund_reported' end;
-    v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
-begin
-    if not coalesce(p_outcome.disputed, false) and not exists (
-        select from jsonb_array_elements(p_outcome.refunds) as r
-        where coalesce(r ->> 'status', 'succeeded') in ('pending', 'succeeded')
-    ) then
-        return payments.session_answer(v_session, v_session.completed_at is not null);
-    end if;
-    if payments.add_reason(v_session.review_reason, v_reason) is distinct from v_session.review_reason then
-        v_session := payments.flag_session(v_session, v_reason, p_outcome.source, p_outcome.paid_at, p_now);
-    end if;
-    return payments.session_answer(v_session, v_session.completed_at is not null);
-end;
-$$;
-
-comment on function payments.flag_money_taken_back(payments.outcome, uuid, timestamptz) is
-'Flags the session for review: refund_reported or dispute_reported.';
-
-revoke all on function payments.flag_money_taken_back(payments.outcome, uuid, timestamptz)
-from public, anon, authenticated, service_role;
-
 -- Money is never silently dropped: what the engine cannot settle gets a reason that a person must look at.
 create function payments.flag_session(
     p_session public.payment_checkout_sessions,
@@ -617,128 +227,6 @@ comment on function payments.flag_session(public.payment_checkout_sessions, text
 'Marks a session for review, whatever its status, and says so in the audit trail.';
 
 revoke all on function payments.flag_session(public.payment_checkout_sessions, text, text, timestamptz, timestamptz)
-from public, anon, authenticated, service_role;
-
--- Runs in the transaction that records the capture. A handler that fails (a full group, a bug) leaves a paid session
--- for review; passing trouble of the server (deadlock, disk, shutdown) undoes everything, so that a retry can succeed.
-create function payments.fulfil(p_session public.payment_checkout_sessions)
-returns payments.grant_result
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_function text;
-    v_fulfilment jsonb;
-    v_reason text;
-begin
-    select h.fulfil_function into strict v_function
-    from payments.fulfilment_handlers as h
-    where h.kind = p_session.kind;
-    execute format('select %s($1)', v_function) into v_fulfilment using p_session;
-    -- what a handler deferred must fail here, not at commit
-    set constraints all immediate;
-    return ('fulfilled', v_fulfilment, null, null, null)::payments.grant_result;
-exception
-    when assert_failure or others then
-        get stacked diagnostics v_reason = pg_exception_detail;
-        if sqlstate ~ '^(08|40|53[0-3]|55P03|57P|58)' then
-            raise;
-        end if;
-        if sqlstate like 'PT%' then
-            return ('failed', null, coalesce(nullif(v_reason, ''), 'handler_error'), left(sqlerrm, 500), null)::payments.grant_result;
-        end if;
-        return (
-            'failed', null, 'handler_error', 'It could not be delivered yet.', left(sqlstate || ' ' || sqlerrm, 1000)
-        )::payments.grant_result;
-end;
-$$;
-
-comment on function payments.fulfil(public.payment_checkout_sessions) is
-'Gives the buyer what was paid for, through the handler of the session''s kind; never raises what a person must solve. '
-'A handler that raises PTnnn speaks to the buyer; any other error is for operators only.';
-
-revoke all on function payments.fulfil(public.payment_checkout_sessions) from public, anon, authenticated, service_role;
-
-create function payments.fulfil_credits(p_session public.payment_checkout_sessions)
-returns jsonb
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_credits bigint := (p_session.terms ->> 'credits')::bigint;
-    v_balance bigint;
-begin
-    insert into public.payment_credit_entries (user_id, amount, reason, source, created_at)
-    values (p_session.user_id, v_credits, 'purchase', p_session.id, now());
-    insert into public.payment_credit_balances as b (user_id, balance, updated_at)
-    values (p_session.user_id, v_credits, now())
-    on conflict (user_id) do update
-        set balance = b.balance + excluded.balance, updated_at = excluded.updated_at
-    returning b.balance into v_balance;
-    return jsonb_build_object('kind', 'credits', 'credits', v_credits, 'balance', v_balance);
-end;
-$$;
-
-comment on function payments.fulfil_credits(public.payment_checkout_sessions) is
-'Adds terms.credits to the buyer''s balance, once per session. Answers {kind, credits, balance}.';
-
-revoke all on function payments.fulfil_credits(public.payment_checkout_sessions)
-from public, anon, authenticated, service_role;
-
-create function payments.fulfil_none(p_session public.payment_checkout_sessions)
-returns jsonb
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return jsonb_build_object('kind', p_session.kind);
-end;
-$$;
-
-comment on function payments.fulfil_none(public.payment_checkout_sessions) is
-'For products that the host application delivers itself. Answers {kind}.';
-
-revoke all on function payments.fulfil_none(public.payment_checkout_sessions)
-from public, anon, authenticated, service_role;
-
-create function payments.fulfil_subscription(p_session public.payment_checkout_sessions)
-returns jsonb
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_tier text := p_session.terms ->> 'tier';
-    v_period interval := (p_session.terms ->> 'period')::interval;
-    v_starts_at timestamptz;
-    v_ends_at timestamptz;
-begin
-    insert into public.payment_subscriptions (user_id, tier, started_at, ends_at, updated_at)
-    values (p_session.user_id, v_tier, now(), now(), now())
-    on conflict (user_id, tier) do nothing;
-    select greatest(s.ends_at, now()) into v_starts_at
-    from public.payment_subscriptions as s
-    where s.user_id = p_session.user_id and s.tier = v_tier
-    for no key update;
-    v_ends_at := v_starts_at + v_period;
-    update public.payment_subscriptions as s
-    set started_at = case when s.ends_at > now() then s.started_at else now() end,
-        ends_at = v_ends_at,
-        updated_at = now()
-    where s.user_id = p_session.user_id and s.tier = v_tier;
-    insert into payments.subscription_periods (session_id, user_id, tier, starts_at, ends_at, created_at)
-    values (p_session.id, p_session.user_id, v_tier, v_starts_at, v_ends_at, now());
-    return jsonb_build_object('kind', 'subscription', 'tier', v_tier, 'ends_at', v_ends_at);
-end;
-$$;
-
-comment on function payments.fulfil_subscription(public.payment_checkout_sessions) is
-'Starts or extends the buyer''s tier by terms.period, once per session. Answers {kind, tier, ends_at}.';
-
-revoke all on function payments.fulfil_subscription(public.payment_checkout_sessions)
 from public, anon, authenticated, service_role;
 
 -- Read first (cheap, writes nothing), insert with ON CONFLICT DO NOTHING, read again: the unique index decides races.
@@ -816,32 +304,6 @@ grant execute on function payments.get_or_create_checkout_session(
     text, uuid, text, numeric, text, text, text, text, text, jsonb
 ) to authenticated, service_role;
 
--- The current page has ended. Money may still be on its way from another page of the session: then that one speaks now.
-create function payments.hand_over(p_session public.payment_checkout_sessions, p_now timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    update public.payment_checkout_sessions as s
-    set current_attempt = a.number, updated_at = p_now
-    from payments.attempts as a
-    where s.id = p_session.id
-        and s.status = 'processing'
-        and a.session_id = p_session.id
-        and a.number <> p_session.current_attempt
-        and a.status = 'processing';
-    return found;
-end;
-$$;
-
-comment on function payments.hand_over(public.payment_checkout_sessions, timestamptz) is
-'Makes another attempt whose payment is under way the session''s current one; false when there is none.';
-
-revoke all on function payments.hand_over(public.payment_checkout_sessions, timestamptz)
-from public, anon, authenticated, service_role;
-
 create function payments.insert_session(p_draft public.payment_checkout_sessions, p_now timestamptz)
 returns uuid
 language plpgsql
@@ -879,36 +341,6 @@ comment on function payments.insert_session(public.payment_checkout_sessions, ti
 'Stores a draft as a pending session; null when another open session or key stands in its way.';
 
 revoke all on function payments.insert_session(public.payment_checkout_sessions, timestamptz)
-from public, anon, authenticated, service_role;
-
--- The session went with its user. Nothing can be fulfilled, but money that came for it is kept for a person to return.
-create function payments.keep_orphaned_money(p_claim payments.captures, p_now timestamptz)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_capture payments.captures := p_claim;
-begin
-    v_capture.disposition := 'orphaned';
-    v_capture.created_at := p_now;
-    insert into payments.captures
-    select v_capture.*
-    where not exists ( -- it may be recorded under its page's id
-        select from payments.captures as c
-        where c.provider = p_claim.provider
-            and c.provider_session_id = p_claim.provider_session_id
-            and p_claim.provider_session_id in (c.provider_payment_id, p_claim.provider_payment_id)
-    )
-    on conflict do nothing;
-end;
-$$;
-
-comment on function payments.keep_orphaned_money(payments.captures, timestamptz) is
-'Records a capture for a session whose user was deleted, unless it is recorded already.';
-
-revoke all on function payments.keep_orphaned_money(payments.captures, timestamptz)
 from public, anon, authenticated, service_role;
 
 -- Lock order of the engine, everywhere: webhook event, session, attempt, coupon, group, balance or subscription.
@@ -980,38 +412,6 @@ comment on function payments.make_offer(text, text, text) is
 revoke all on function payments.make_offer(text, text, text) from public, anon, authenticated, service_role;
 grant execute on function payments.make_offer(text, text, text) to authenticated, service_role;
 
--- First statement of a webhook's transaction that writes: of two deliveries at once, the second waits here and then
--- finds the event handled. A delivery that failed before may be handled now.
-create function payments.mark_event_handled(p_provider text, p_event jsonb, p_session_id uuid, p_now timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    insert into payments.webhook_events as e (
-        provider, event_id, type, payload, status, session_id, received_at, handled_at
-    )
-    values (
-        p_provider, p_event ->> 'id', p_event ->> 'type', p_event -> 'payload', 'handled', p_session_id, p_now, p_now
-    )
-    on conflict (provider, event_id) do update
-        set status = 'handled',
-            session_id = excluded.session_id,
-            error = null,
-            deliveries = e.deliveries + 1,
-            handled_at = excluded.handled_at
-        where e.status <> 'handled';
-    return found;
-end;
-$$;
-
-comment on function payments.mark_event_handled(text, jsonb, uuid, timestamptz) is
-'Stores the event as handled; false when it was handled before.';
-
-revoke all on function payments.mark_event_handled(text, jsonb, uuid, timestamptz)
-from public, anon, authenticated, service_role;
-
 -- Every change of status but completion goes through here: one conditional statement that also writes the audit row.
 create function payments.move_session(
     p_session_id uuid,
@@ -1059,309 +459,6 @@ comment on function payments.move_session(uuid, text[], payments.move, timestamp
 'Moves a session out of one of the given states; false when it was in none of them, and then nothing changed.';
 
 revoke all on function payments.move_session(uuid, text[], payments.move, timestamptz, timestamptz)
-from public, anon, authenticated, service_role;
-
--- A capture that was recorded under its page's id gets the payment's own, and the amount that the provider states: the
--- caller who knew only the page had to assume the price.
-create function payments.name_capture(
-    p_known payments.captures,
-    p_claim payments.captures,
-    p_source text,
-    p_now timestamptz
-)
-returns void
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_session public.payment_checkout_sessions := payments.lock_session(p_known.session_id);
-begin
-    update payments.captures as c
-    set provider_payment_id = p_claim.provider_payment_id, amount = p_claim.amount, currency = p_claim.currency
-    where c.provider = p_known.provider and c.provider_payment_id = p_known.provider_payment_id;
-    if found and p_known.disposition = 'settled' then
-        update public.payment_checkout_sessions as s
-        set provider_payment_id = p_claim.provider_payment_id, updated_at = p_now
-        where s.id = v_session.id;
-        if (p_known.amount, p_known.currency) is distinct from (p_claim.amount, p_claim.currency) then
-            perform payments.flag_session(
-                v_session,
-                case
-                    when p_known.currency <> p_claim.currency then 'currency_mismatch'
-                    when p_known.amount > p_claim.amount then 'amount_mismatch'
-                    else 'overpaid'
-                end,
-                p_source, p_claim.paid_at, p_now
-            );
-        end if;
-    end if;
-end;
-$$;
-
-comment on function payments.name_capture(payments.captures, payments.captures, text, timestamptz) is
-'Gives a capture that is known by its page the payment''s own id; flags the session when the money is not what was '
-'assumed.';
-
-revoke all on function payments.name_capture(payments.captures, payments.captures, text, timestamptz)
-from public, anon, authenticated, service_role;
-
-create function payments.new_attempt(
-    p_session public.payment_checkout_sessions,
-    p_provider text,
-    p_now timestamptz
-)
-returns payments.attempts
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    -- a page needs time to be paid, and some providers refuse shorter ones
-    v_expires_at timestamptz := greatest(p_session.expires_at, p_now + interval '30 minutes');
-    v_attempt payments.attempts;
-begin
-    insert into payments.attempts (session_id, provider, reference, created_at, expires_at)
-    values (
-        p_session.id,
-        p_provider,
-        replace(payments.new_time_ordered_id(p_session.user_id)::text, '-', ''),
-        p_now,
-        v_expires_at
-    )
-    returning * into v_attempt;
-    update public.payment_checkout_sessions as s
-    set provider = p_provider,
-        attempts = s.attempts + 1,
-        current_attempt = v_attempt.number,
-        provider_session_id = null,
-        checkout_url = null,
-        expires_at = v_expires_at,
-        updated_at = p_now
-    where s.id = p_session.id;
-    return v_attempt;
-end;
-$$;
-
-comment on function payments.new_attempt(public.payment_checkout_sessions, text, timestamptz) is
-'Stores a new attempt with a fresh reference and makes it the locked session''s current one. '
-'The session then lives for 30 minutes at least.';
-
-revoke all on function payments.new_attempt(public.payment_checkout_sessions, text, timestamptz)
-from public, anon, authenticated, service_role;
-
--- Pages on which this purchase can still be paid, or has been without our knowing: earlier ones of the session, and
--- those of its closed sessions. Before a new page opens they are closed; when a buyer asks, they are asked about too.
-create function payments.other_pages(
-    p_session public.payment_checkout_sessions,
-    p_attempt_number bigint,
-    p_now timestamptz
-)
-returns jsonb
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    return (
-        select coalesce(jsonb_agg(jsonb_build_object(
-            'provider', page.provider, 'provider_session_id', page.provider_session_id
-        )), '[]')
-        from (
-            select a.provider, a.provider_session_id
-            from public.payment_checkout_sessions as s
-            inner join payments.attempts as a on s.id = a.session_id
-            where s.user_id = p_session.user_id
-                and s.product_id = p_session.product_id
-                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-                and (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
-                and a.number is distinct from p_attempt_number
-                and a.provider_session_id is not null
-                and a.status in ('open', 'processing')
-                and a.created_at > p_now - interval '3 days'
-            order by a.number desc
-            limit 5
-        ) as page
-    );
-end;
-$$;
-
-comment on function payments.other_pages(public.payment_checkout_sessions, bigint, timestamptz) is
-'Up to five other pages of the same purchase whose provider has not said a last word: '
-'[{provider, provider_session_id}].';
-
-revoke all on function payments.other_pages(public.payment_checkout_sessions, bigint, timestamptz)
-from public, anon, authenticated, service_role;
-
-create function payments.read_outcome(p_outcome jsonb)
-returns payments.outcome
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_outcome payments.outcome;
-    v_wrong text;
-begin
-    begin
-        v_outcome := jsonb_populate_record(null::payments.outcome, p_outcome);
-    exception
-        when data_exception then
-            v_wrong := concat_ws(': ', payments.wrong_outcome_field(p_outcome), sqlerrm);
-    end;
-    v_outcome.currency := upper(v_outcome.currency);
-    v_outcome.source := coalesce(v_outcome.source, 'webhook');
-    v_wrong := coalesce(v_wrong, case
-        when v_outcome.provider is null then 'provider is missing'
-        when v_outcome.status not in ('pending', 'processing', 'completed', 'failed', 'expired', 'cancelled')
-            then 'status must be pending, processing, completed, failed, expired or cancelled'
-        when v_outcome.source not in ('client', 'webhook', 'verify', 'return', 'reconcile', 'cron', 'admin')
-            then 'source must be client, webhook, verify, return, reconcile, cron or admin'
-        when jsonb_typeof(v_outcome.refunds) <> 'array' then 'refunds must be an array'
-        when v_outcome.status is null and not coalesce(v_outcome.disputed, false)
-            and coalesce(jsonb_array_length(v_outcome.refunds), 0) = 0
-            then 'status is missing'
-        when v_outcome.status = 'completed' and coalesce(length(v_outcome.provider_payment_id), 0) not between 1 and 255
-            then 'provider_payment_id must have 1 to 255 characters'
-        when v_outcome.status = 'completed' and (v_outcome.amount is null or v_outcome.amount < 0)
-            then 'amount must be an integer in minor units, not negative'
-        when v_outcome.status = 'completed' and coalesce(v_outcome.currency, '') !~ '^[A-Z]{3}$'
-            then 'currency must be an ISO 4217 code'
-    end);
-    if v_wrong is not null then
-        raise exception 'The outcome is not valid: %.', v_wrong
-            using errcode = 'PT422', detail = 'outcome_invalid', hint = 'Correct the field of p_outcome that the message names.';
-    end if;
-    return v_outcome;
-end;
-$$;
-
-comment on function payments.read_outcome(jsonb) is 'Types and checks an outcome. Raises PT422 outcome_invalid.';
-
-revoke all on function payments.read_outcome(jsonb) from public, anon, authenticated, service_role;
-
--- Is this money recorded already? Some callers know only the provider's page (the two p_stripe_ aliases), others the
--- payment as well. Both name the same money: a page or a payment that is another session's pays no second one.
-create function payments.recognise_capture(p_claim payments.captures, p_source text, p_now timestamptz)
-returns boolean
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_known payments.captures;
-    v_owner uuid;
-begin
-    select c.* into v_known
-    from payments.captures as c
-    where c.provider = p_claim.provider and c.provider_payment_id = p_claim.provider_payment_id;
-    if not found and p_claim.provider_session_id is not null then
-        select c.* into v_known
-        from payments.captures as c
-        where c.provider = p_claim.provider
-            and c.provider_session_id = p_claim.provider_session_id
-            and (
-                c.session_id <> p_claim.session_id
-                or p_claim.provider_session_id in (c.provider_payment_id, p_claim.provider_payment_id)
-            )
-        order by c.created_at
-        limit 1;
-        select a.session_id into v_owner
-        from payments.attempts as a
-        where a.provider = p_claim.provider and a.provider_session_id = p_claim.provider_session_id;
-    end if;
-    if p_claim.session_id <> coalesce(v_known.session_id, v_owner) then
-        raise exception 'This payment of % belongs to another session.', p_claim.provider
-            using errcode = 'PT409', detail = 'payment_reused',
-            hint = 'A payment pays one session only. Look at both sessions before you refund anything.';
-    end if;
-    if v_known.provider_payment_id = v_known.provider_session_id
-        and v_known.provider_payment_id <> p_claim.provider_payment_id
-    then
-        perform payments.name_capture(v_known, p_claim, p_source, p_now);
-    end if;
-    return v_known.session_id is not null;
-end;
-$$;
-
-comment on function payments.recognise_capture(payments.captures, text, timestamptz) is
-'True when the claimed money is recorded for its session. Raises PT409 payment_reused when it is another one''s.';
-
-revoke all on function payments.recognise_capture(payments.captures, text, timestamptz)
-from public, anon, authenticated, service_role;
-
--- The wrong money: too little, or another currency. It is recorded and flagged, and it fulfils nothing.
-create function payments.refuse_capture(
-    p_session public.payment_checkout_sessions,
-    p_capture payments.captures,
-    p_source text,
-    p_now timestamptz
-)
-returns public.payment_checkout_sessions
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    perform payments.move_session(
-        p_session.id,
-        array['pending', 'processing'],
-        (
-            'failed', p_source, p_capture.disposition, p_capture.disposition,
-            format(
-                '%s %s were due, %s %s came (minor units).',
-                p_session.amount, p_session.currency, p_capture.amount, p_capture.currency
-            )
-        ),
-        p_capture.paid_at,
-        p_now
-    );
-    return payments.flag_session(
-        payments.session_by_id(p_session.id), p_capture.disposition, p_source, p_capture.paid_at, p_now
-    );
-end;
-$$;
-
-comment on function payments.refuse_capture(
-    public.payment_checkout_sessions, payments.captures, text, timestamptz
-) is
-'Fails an open session whose capture does not match its price, and flags it for review.';
-
-revoke all on function payments.refuse_capture(
-    public.payment_checkout_sessions, payments.captures, text, timestamptz
-) from public, anon, authenticated, service_role;
-
--- A page that is still alive is shown again, and an attempt whose page is just being opened (by a double click, or by a
--- bridge that crashed) is continued under the same reference: providers with idempotency keys then answer with the same
--- page, so that no buyer holds two live pages.
-create function payments.reusable_attempt(
-    p_session public.payment_checkout_sessions,
-    p_provider text,
-    p_now timestamptz
-)
-returns payments.attempts
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_attempt payments.attempts;
-begin
-    select a.* into v_attempt
-    from payments.attempts as a
-    where a.number = p_session.current_attempt
-        and a.provider = p_provider
-        and a.status = 'open'
-        and a.expires_at > p_now + interval '1 minute'
-        and (a.checkout_url is not null or a.created_at > p_now - interval '10 minutes');
-    return v_attempt;
-end;
-$$;
-
-comment on function payments.reusable_attempt(public.payment_checkout_sessions, text, timestamptz) is
-'The session''s current attempt if its page can still be paid at this provider, else null.';
-
-revoke all on function payments.reusable_attempt(public.payment_checkout_sessions, text, timestamptz)
 from public, anon, authenticated, service_role;
 
 -- What becomes of the open session that stands where the draft wants to be: its id when the draft can have it, null
@@ -1508,6 +605,812 @@ comment on function payments.session_of_idempotency_key(uuid, text, text, timest
 revoke all on function payments.session_of_idempotency_key(uuid, text, text, timestamptz)
 from public, anon, authenticated, service_role;
 
+-- Providers repeat themselves and their notifications overtake each other: the word of an attempt only advances, so a
+-- "processing" that arrives after "failed" changes nothing.
+create function payments.advance_attempt(p_number bigint, p_outcome payments.outcome)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update payments.attempts as a
+    set status = p_outcome.status,
+        error_code = p_outcome.error_code,
+        error_message = left(p_outcome.error_message, 500)
+    where a.number = p_number
+        and (a.status = 'open' or (a.status = 'processing' and p_outcome.status <> 'processing'));
+    return found;
+end;
+$$;
+
+comment on function payments.advance_attempt(bigint, payments.outcome) is
+'Notes what the provider says of an attempt; false when it had said as much or more before.';
+
+revoke all on function payments.advance_attempt(bigint, payments.outcome)
+from public, anon, authenticated, service_role;
+
+create function payments.attempt_answer(
+    p_session public.payment_checkout_sessions,
+    p_attempt payments.attempts
+)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return payments.session_answer(p_session, p_session.completed_at is not null) || jsonb_build_object(
+        'user_id', p_session.user_id,
+        'amount', p_session.amount,
+        'currency', p_session.currency,
+        'email', p_session.email,
+        'product_id', p_session.product_id,
+        'product_name', (select p.name from public.payment_products as p where p.id = p_session.product_id),
+        'provider', coalesce(p_attempt.provider, p_session.provider),
+        'provider_payment_id', p_session.provider_payment_id,
+        'session_expires_at', p_session.expires_at,
+        'number', p_attempt.number,
+        'reference', p_attempt.reference,
+        'provider_session_id', p_attempt.provider_session_id,
+        'checkout_url', p_attempt.checkout_url,
+        'created_at', p_attempt.created_at,
+        'expires_at', p_attempt.expires_at
+    );
+end;
+$$;
+
+comment on function payments.attempt_answer(public.payment_checkout_sessions, payments.attempts) is
+'A session and one attempt of it, as the bridge needs them. Amounts in minor units.';
+
+revoke all on function payments.attempt_answer(public.payment_checkout_sessions, payments.attempts)
+from public, anon, authenticated, service_role;
+
+-- Our own reference first: providers echo it on every path. Then the provider's session, then ours, and last the
+-- payment, which is all that some refund and dispute notifications carry.
+create function payments.find_attempt(
+    p_provider text,
+    p_reference text,
+    p_session_id uuid,
+    p_provider_session_id text,
+    p_provider_payment_id text
+)
+returns payments.attempts
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_number bigint;
+    v_session_id uuid;
+    v_attempt payments.attempts;
+begin
+    select a.number, a.session_id into v_number, v_session_id
+    from payments.attempts as a
+    where a.reference = p_reference and a.provider = coalesce(p_provider, a.provider);
+    if v_session_id is null and p_provider_session_id is not null then
+        select a.number, a.session_id into v_number, v_session_id
+        from payments.attempts as a
+        where a.provider = p_provider and a.provider_session_id = p_provider_session_id;
+    end if;
+    if v_session_id is null and p_session_id is not null then
+        select s.current_attempt, s.id into v_number, v_session_id
+        from public.payment_checkout_sessions as s
+        where s.id = p_session_id;
+    end if;
+    if v_session_id is null and p_provider_payment_id is not null then
+        select c.attempt_number, c.session_id into v_number, v_session_id
+        from payments.captures as c
+        where c.provider = p_provider and c.provider_payment_id = p_provider_payment_id;
+    end if;
+    if v_session_id is null or v_session_id <> p_session_id then
+        raise exception 'No checkout session belongs to this reference.'
+            using errcode = 'PT404', detail = 'session_not_found', hint = 'Check the session id or the reference.';
+    end if;
+    select a.* into v_attempt
+    from payments.attempts as a
+    where a.number = v_number and a.provider = coalesce(p_provider, a.provider);
+    v_attempt.session_id := v_session_id;
+    return v_attempt;
+end;
+$$;
+
+comment on function payments.find_attempt(text, text, uuid, text, text) is
+'The attempt that is meant; its number is null when only the session is known. Raises PT404 session_not_found.';
+
+revoke all on function payments.find_attempt(text, text, uuid, text, text)
+from public, anon, authenticated, service_role;
+
+-- The current page has ended. Money may still be on its way from another page of the session: then that one speaks now.
+create function payments.hand_over(p_session public.payment_checkout_sessions, p_now timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    update public.payment_checkout_sessions as s
+    set current_attempt = a.number, updated_at = p_now
+    from payments.attempts as a
+    where s.id = p_session.id
+        and s.status = 'processing'
+        and a.session_id = p_session.id
+        and a.number <> p_session.current_attempt
+        and a.status = 'processing';
+    return found;
+end;
+$$;
+
+comment on function payments.hand_over(public.payment_checkout_sessions, timestamptz) is
+'Makes another attempt whose payment is under way the session''s current one; false when there is none.';
+
+revoke all on function payments.hand_over(public.payment_checkout_sessions, timestamptz)
+from public, anon, authenticated, service_role;
+
+create function payments.new_attempt(
+    p_session public.payment_checkout_sessions,
+    p_provider text,
+    p_now timestamptz
+)
+returns payments.attempts
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    -- a page needs time to be paid, and some providers refuse shorter ones
+    v_expires_at timestamptz := greatest(p_session.expires_at, p_now + interval '30 minutes');
+    v_attempt payments.attempts;
+begin
+    insert into payments.attempts (session_id, provider, reference, created_at, expires_at)
+    values (
+        p_session.id,
+        p_provider,
+        replace(payments.new_time_ordered_id(p_session.user_id)::text, '-', ''),
+        p_now,
+        v_expires_at
+    )
+    returning * into v_attempt;
+    update public.payment_checkout_sessions as s
+    set provider = p_provider,
+        attempts = s.attempts + 1,
+        current_attempt = v_attempt.number,
+        provider_session_id = null,
+        checkout_url = null,
+        expires_at = v_expires_at,
+        updated_at = p_now
+    where s.id = p_session.id;
+    return v_attempt;
+end;
+$$;
+
+comment on function payments.new_attempt(public.payment_checkout_sessions, text, timestamptz) is
+'Stores a new attempt with a fresh reference and makes it the locked session''s current one. '
+'The session then lives for 30 minutes at least.';
+
+revoke all on function payments.new_attempt(public.payment_checkout_sessions, text, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- Pages on which this purchase can still be paid, or has been without our knowing: earlier ones of the session, and
+-- those of its closed sessions. Before a new page opens they are closed; when a buyer asks, they are asked about too.
+create function payments.other_pages(
+    p_session public.payment_checkout_sessions,
+    p_attempt_number bigint,
+    p_now timestamptz
+)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'provider', page.provider, 'provider_session_id', page.provider_session_id
+        )), '[]')
+        from (
+            select a.provider, a.provider_session_id
+            from public.payment_checkout_sessions as s
+            inner join payments.attempts as a on s.id = a.session_id
+            where s.user_id = p_session.user_id
+                and s.product_id = p_session.product_id
+                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
+                and (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
+                and a.number is distinct from p_attempt_number
+                and a.provider_session_id is not null
+                and a.status in ('open', 'processing')
+                and a.created_at > p_now - interval '3 days'
+            order by a.number desc
+            limit 5
+        ) as page
+    );
+end;
+$$;
+
+comment on function payments.other_pages(public.payment_checkout_sessions, bigint, timestamptz) is
+'Up to five other pages of the same purchase whose provider has not said a last word: '
+'[{provider, provider_session_id}].';
+
+revoke all on function payments.other_pages(public.payment_checkout_sessions, bigint, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- A page that is still alive is shown again, and an attempt whose page is just being opened (by a double click, or by a
+-- bridge that crashed) is continued under the same reference: providers with idempotency keys then answer with the same
+-- page, so that no buyer holds two live pages.
+create function payments.reusable_attempt(
+    p_session public.payment_checkout_sessions,
+    p_provider text,
+    p_now timestamptz
+)
+returns payments.attempts
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_attempt payments.attempts;
+begin
+    select a.* into v_attempt
+    from payments.attempts as a
+    where a.number = p_session.current_attempt
+        and a.provider = p_provider
+        and a.status = 'open'
+        and a.expires_at > p_now + interval '1 minute'
+        and (a.checkout_url is not null or a.created_at > p_now - interval '10 minutes');
+    return v_attempt;
+end;
+$$;
+
+comment on function payments.reusable_attempt(public.payment_checkout_sessions, text, timestamptz) is
+'The session''s current attempt if its page can still be paid at this provider, else null.';
+
+revoke all on function payments.reusable_attempt(public.payment_checkout_sessions, text, timestamptz)
+from public, anon, authenticated, service_role;
+
+create function payments.apply_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_claim payments.captures := payments.claim_of_outcome(p_outcome, p_attempt, p_now);
+    v_session public.payment_checkout_sessions;
+    v_answer jsonb;
+begin
+    if not exists (select from public.payment_checkout_sessions as s where s.id = p_attempt.session_id) then
+        if p_outcome.status = 'completed' then
+            perform payments.keep_orphaned_money(v_claim, p_now);
+        end if;
+        return jsonb_build_object('session_id', p_attempt.session_id, 'review_reason', 'session_deleted');
+    end if;
+    if p_outcome.status = 'completed' then
+        v_answer := payments.settle_capture(v_claim, p_outcome.provider_customer_id, p_outcome.source, p_now);
+    elsif p_outcome.status in ('processing', 'failed', 'expired', 'cancelled') then
+        v_answer := payments.apply_page_outcome(p_outcome, p_attempt, p_now);
+    else
+        v_session := payments.session_by_id(p_attempt.session_id);
+        v_answer := payments.session_answer(v_session, v_session.completed_at is not null);
+    end if;
+    if p_outcome.disputed or jsonb_array_length(p_outcome.refunds) > 0 then
+        v_answer := payments.flag_money_taken_back(p_outcome, p_attempt.session_id, p_now);
+    end if;
+    return v_answer;
+end;
+$$;
+
+comment on function payments.apply_outcome(payments.outcome, payments.attempts, timestamptz) is
+'Does what an outcome calls for and answers the session as it is then.';
+
+revoke all on function payments.apply_outcome(payments.outcome, payments.attempts, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- What happened to a page without bringing money: processing, failed, expired, cancelled. Only the current attempt
+-- speaks for its session: the end of an older page says nothing about the page that the buyer has open now.
+create function payments.apply_page_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_session public.payment_checkout_sessions := payments.lock_session(p_attempt.session_id);
+begin
+    if p_attempt.number is not null and not payments.advance_attempt(p_attempt.number, p_outcome) then
+        return payments.session_answer(v_session, v_session.completed_at is not null);
+    end if;
+    if p_outcome.status = 'processing' then
+        perform payments.begin_processing(v_session, p_attempt.number, p_outcome, p_now);
+    elsif p_attempt.number is not distinct from v_session.current_attempt
+        and not payments.hand_over(v_session, p_now)
+    then
+        perform payments.move_session(
+            v_session.id,
+            array['pending', 'processing'],
+            (p_outcome.status, p_outcome.source, null, p_outcome.error_code, p_outcome.error_message),
+            p_outcome.paid_at,
+            p_now
+        );
+    end if;
+    return payments.session_answer(payments.session_by_id(v_session.id), v_session.completed_at is not null);
+end;
+$$;
+
+comment on function payments.apply_page_outcome(payments.outcome, payments.attempts, timestamptz) is
+'Applies an outcome that brings no money. Stale ones change nothing.';
+
+revoke all on function payments.apply_page_outcome(payments.outcome, payments.attempts, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- The buyer paid with a method that takes days. That can also happen on the page of a session that has since expired,
+-- failed or been cancelled; a newer session that then holds the purchase's only open place gives way if it is unpaid.
+create function payments.begin_processing(
+    p_session public.payment_checkout_sessions,
+    p_attempt_number bigint,
+    p_outcome payments.outcome,
+    p_now timestamptz
+)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_rival public.payment_checkout_sessions;
+begin
+    if p_session.status in ('failed', 'expired', 'cancelled') then
+        select s.* into v_rival
+        from public.payment_checkout_sessions as s
+        where s.user_id = p_session.user_id
+            and s.product_id = p_session.product_id
+            and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
+            and s.status in ('pending', 'processing')
+        for no key update;
+        if v_rival.status = 'processing' then
+            perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
+            return;
+        end if;
+        perform payments.move_session(
+            v_rival.id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
+        );
+    end if;
+    if p_session.status = 'processing' and p_session.current_attempt <> p_attempt_number then
+        perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
+    elsif payments.move_session(
+        p_session.id,
+        array['pending', 'failed', 'expired', 'cancelled'],
+        ('processing', p_outcome.source, null, null, null),
+        p_outcome.paid_at,
+        p_now
+    ) then
+        update public.payment_checkout_sessions as s
+        set current_attempt = coalesce(p_attempt_number, s.current_attempt)
+        where s.id = p_session.id;
+    end if;
+exception
+    when unique_violation then -- a rival that appeared after the look above
+        raise exception 'Another session of this purchase was opened at the same time.'
+            using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
+end;
+$$;
+
+comment on function payments.begin_processing(
+    public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
+) is
+'Moves a locked session to processing and makes the attempt that is being paid its current one. Raises PT503 '
+'try_again.';
+
+revoke all on function payments.begin_processing(
+    public.payment_checkout_sessions, bigint, payments.outcome, timestamptz
+) from public, anon, authenticated, service_role;
+
+create function payments.check_event(p_event jsonb)
+returns void
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    if coalesce(length(p_event ->> 'id'), 0) not between 1 and 255
+        or coalesce(length(p_event ->> 'type'), 0) not between 1 and 255
+        or p_event -> 'payload' is null
+    then
+        raise exception 'The event is not valid: id and type (1 to 255 characters) and payload are needed.'
+            using errcode = 'PT422', detail = 'event_invalid', hint = 'Pass p_event as {"id": …, "type": …, "payload": …}.';
+    end if;
+end;
+$$;
+
+comment on function payments.check_event(jsonb) is 'Checks the shape of p_event. Raises PT422 event_invalid.';
+
+revoke all on function payments.check_event(jsonb) from public, anon, authenticated, service_role;
+
+create function payments.claim_of_outcome(p_outcome payments.outcome, p_attempt payments.attempts, p_now timestamptz)
+returns payments.captures
+language plpgsql
+immutable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_claim payments.captures;
+begin
+    v_claim.provider := p_outcome.provider;
+    v_claim.provider_payment_id := p_outcome.provider_payment_id;
+    v_claim.session_id := p_attempt.session_id;
+    v_claim.attempt_number := p_attempt.number;
+    v_claim.provider_session_id := coalesce(p_outcome.provider_session_id, p_attempt.provider_session_id);
+    v_claim.amount := p_outcome.amount;
+    v_claim.currency := p_outcome.currency;
+    v_claim.paid_at := coalesce(p_outcome.paid_at, p_now);
+    return v_claim;
+end;
+$$;
+
+comment on function payments.claim_of_outcome(payments.outcome, payments.attempts, timestamptz) is
+'The capture that an outcome claims, before it is judged.';
+
+revoke all on function payments.claim_of_outcome(payments.outcome, payments.attempts, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- Refunds and disputes that a provider reports are put before a person; nothing is clawed back yet.
+create function payments.flag_money_taken_back(p_outcome payments.outcome, p_session_id uuid, p_now timestamptz)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_reason text := case when p_outcome.disputed then 'dispute_reported' else 'refund_reported' end;
+    v_session public.payment_checkout_sessions := payments.lock_session(p_session_id);
+begin
+    if not coalesce(p_outcome.disputed, false) and not exists (
+        select from jsonb_array_elements(p_outcome.refunds) as r
+        where coalesce(r ->> 'status', 'succeeded') in ('pending', 'succeeded')
+    ) then
+        return payments.session_answer(v_session, v_session.completed_at is not null);
+    end if;
+    if payments.add_reason(v_session.review_reason, v_reason) is distinct from v_session.review_reason then
+        v_session := payments.flag_session(v_session, v_reason, p_outcome.source, p_outcome.paid_at, p_now);
+    end if;
+    return payments.session_answer(v_session, v_session.completed_at is not null);
+end;
+$$;
+
+comment on function payments.flag_money_taken_back(payments.outcome, uuid, timestamptz) is
+'Flags the session for review: refund_reported or dispute_reported.';
+
+revoke all on function payments.flag_money_taken_back(payments.outcome, uuid, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- First statement of a webhook's transaction that writes: of two deliveries at once, the second waits here and then
+-- finds the event handled. A delivery that failed before may be handled now.
+create function payments.mark_event_handled(p_provider text, p_event jsonb, p_session_id uuid, p_now timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    insert into payments.webhook_events as e (
+        provider, event_id, type, payload, status, session_id, received_at, handled_at
+    )
+    values (
+        p_provider, p_event ->> 'id', p_event ->> 'type', p_event -> 'payload', 'handled', p_session_id, p_now, p_now
+    )
+    on conflict (provider, event_id) do update
+        set status = 'handled',
+            session_id = excluded.session_id,
+            error = null,
+            deliveries = e.deliveries + 1,
+            handled_at = excluded.handled_at
+        where e.status <> 'handled';
+    return found;
+end;
+$$;
+
+comment on function payments.mark_event_handled(text, jsonb, uuid, timestamptz) is
+'Stores the event as handled; false when it was handled before.';
+
+revoke all on function payments.mark_event_handled(text, jsonb, uuid, timestamptz)
+from public, anon, authenticated, service_role;
+
+create function payments.read_outcome(p_outcome jsonb)
+returns payments.outcome
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_outcome payments.outcome;
+    v_wrong text;
+begin
+    begin
+        v_outcome := jsonb_populate_record(null::payments.outcome, p_outcome);
+    exception
+        when data_exception then
+            v_wrong := concat_ws(': ', payments.wrong_outcome_field(p_outcome), sqlerrm);
+    end;
+    v_outcome.currency := upper(v_outcome.currency);
+    v_outcome.source := coalesce(v_outcome.source, 'webhook');
+    v_wrong := coalesce(v_wrong, case
+        when v_outcome.provider is null then 'provider is missing'
+        when v_outcome.status not in ('pending', 'processing', 'completed', 'failed', 'expired', 'cancelled')
+            then 'status must be pending, processing, completed, failed, expired or cancelled'
+        when v_outcome.source not in ('client', 'webhook', 'verify', 'return', 'reconcile', 'cron', 'admin')
+            then 'source must be client, webhook, verify, return, reconcile, cron or admin'
+        when jsonb_typeof(v_outcome.refunds) <> 'array' then 'refunds must be an array'
+        when v_outcome.status is null and not coalesce(v_outcome.disputed, false)
+            and coalesce(jsonb_array_length(v_outcome.refunds), 0) = 0
+            then 'status is missing'
+        when v_outcome.status = 'completed' and coalesce(length(v_outcome.provider_payment_id), 0) not between 1 and 255
+            then 'provider_payment_id must have 1 to 255 characters'
+        when v_outcome.status = 'completed' and (v_outcome.amount is null or v_outcome.amount < 0)
+            then 'amount must be an integer in minor units, not negative'
+        when v_outcome.status = 'completed' and coalesce(v_outcome.currency, '') !~ '^[A-Z]{3}$'
+            then 'currency must be an ISO 4217 code'
+    end);
+    if v_wrong is not null then
+        raise exception 'The outcome is not valid: %.', v_wrong
+            using errcode = 'PT422', detail = 'outcome_invalid', hint = 'Correct the field of p_outcome that the message names.';
+    end if;
+    return v_outcome;
+end;
+$$;
+
+comment on function payments.read_outcome(jsonb) is 'Types and checks an outcome. Raises PT422 outcome_invalid.';
+
+revoke all on function payments.read_outcome(jsonb) from public, anon, authenticated, service_role;
+
+create function payments.wrong_outcome_field(p_outcome jsonb)
+returns text
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_field text;
+    v_outcome payments.outcome;
+begin
+    for v_field in select jsonb_object_keys(p_outcome) loop
+        v_outcome := jsonb_populate_record(v_outcome, jsonb_build_object(v_field, p_outcome -> v_field));
+    end loop;
+    return null;
+exception
+    when data_exception then
+        return v_field;
+end;
+$$;
+
+comment on function payments.wrong_outcome_field(jsonb) is
+'Name of the first field of an outcome whose value has not its type; null when there is none, or no object at all.';
+
+revoke all on function payments.wrong_outcome_field(jsonb) from public, anon, authenticated, service_role;
+
+-- The one place where a session becomes completed: handler, then one update of the locked row, then the audit row.
+create function payments.complete_session(
+    p_session public.payment_checkout_sessions,
+    p_capture payments.captures,
+    p_provider_customer_id text,
+    p_source text,
+    p_now timestamptz
+)
+returns public.payment_checkout_sessions
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_grant payments.grant_result;
+    v_review text;
+    v_session public.payment_checkout_sessions;
+begin
+    if p_session.status in ('failed', 'expired', 'cancelled') then
+        v_review := payments.yield_purchase(p_session, p_source, p_now);
+    end if;
+    if p_capture.amount > p_session.amount then
+        v_review := payments.add_reason(v_review, 'overpaid');
+    end if;
+    v_grant := payments.fulfil(p_session);
+    if v_grant.fulfilment_status = 'failed' then
+        v_review := payments.add_reason(v_review, 'fulfilment_failed');
+    end if;
+    update public.payment_checkout_sessions as s
+    set status = 'completed',
+        provider = p_capture.provider,
+        provider_session_id = coalesce(p_capture.provider_session_id, s.provider_session_id),
+        provider_payment_id = p_capture.provider_payment_id,
+        provider_customer_id = coalesce(p_provider_customer_id, s.provider_customer_id),
+        fulfilment_status = v_grant.fulfilment_status,
+        fulfilment = v_grant.fulfilment,
+        error_code = v_grant.error_code,
+        error_message = v_grant.error_message,
+        review_reason = payments.add_reason(s.review_reason, v_review),
+        completed_at = p_now,
+        updated_at = p_now
+    where s.id = p_session.id
+    returning s.* into v_session;
+    perform payments.add_session_event(
+        p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now, v_grant.detail
+    );
+    return v_session;
+end;
+$$;
+
+comment on function payments.complete_session(
+    public.payment_checkout_sessions, payments.captures, text, text, timestamptz
+) is
+'Fulfils and completes a locked session whose capture was just recorded as settled.';
+
+revoke all on function payments.complete_session(
+    public.payment_checkout_sessions, payments.captures, text, text, timestamptz
+) from public, anon, authenticated, service_role;
+
+-- The session went with its user. Nothing can be fulfilled, but money that came for it is kept for a person to return.
+create function payments.keep_orphaned_money(p_claim payments.captures, p_now timestamptz)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_capture payments.captures := p_claim;
+begin
+    v_capture.disposition := 'orphaned';
+    v_capture.created_at := p_now;
+    insert into payments.captures
+    select v_capture.*
+    where not exists ( -- it may be recorded under its page's id
+        select from payments.captures as c
+        where c.provider = p_claim.provider
+            and c.provider_session_id = p_claim.provider_session_id
+            and p_claim.provider_session_id in (c.provider_payment_id, p_claim.provider_payment_id)
+    )
+    on conflict do nothing;
+end;
+$$;
+
+comment on function payments.keep_orphaned_money(payments.captures, timestamptz) is
+'Records a capture for a session whose user was deleted, unless it is recorded already.';
+
+revoke all on function payments.keep_orphaned_money(payments.captures, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- A capture that was recorded under its page's id gets the payment's own, and the amount that the provider states: the
+-- caller who knew only the page had to assume the price.
+create function payments.name_capture(
+    p_known payments.captures,
+    p_claim payments.captures,
+    p_source text,
+    p_now timestamptz
+)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_session public.payment_checkout_sessions := payments.lock_session(p_known.session_id);
+begin
+    update payments.captures as c
+    set provider_payment_id = p_claim.provider_payment_id, amount = p_claim.amount, currency = p_claim.currency
+    where c.provider = p_known.provider and c.provider_payment_id = p_known.provider_payment_id;
+    if found and p_known.disposition = 'settled' then
+        update public.payment_checkout_sessions as s
+        set provider_payment_id = p_claim.provider_payment_id, updated_at = p_now
+        where s.id = v_session.id;
+        if (p_known.amount, p_known.currency) is distinct from (p_claim.amount, p_claim.currency) then
+            perform payments.flag_session(
+                v_session,
+                case
+                    when p_known.currency <> p_claim.currency then 'currency_mismatch'
+                    when p_known.amount > p_claim.amount then 'amount_mismatch'
+                    else 'overpaid'
+                end,
+                p_source, p_claim.paid_at, p_now
+            );
+        end if;
+    end if;
+end;
+$$;
+
+comment on function payments.name_capture(payments.captures, payments.captures, text, timestamptz) is
+'Gives a capture that is known by its page the payment''s own id; flags the session when the money is not what was '
+'assumed.';
+
+revoke all on function payments.name_capture(payments.captures, payments.captures, text, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- Is this money recorded already? Some callers know only the provider's page (the two p_stripe_ aliases), others the
+-- payment as well. Both name the same money: a page or a payment that is another session's pays no second one.
+create function payments.recognise_capture(p_claim payments.captures, p_source text, p_now timestamptz)
+returns boolean
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_known payments.captures;
+    v_owner uuid;
+begin
+    select c.* into v_known
+    from payments.captures as c
+    where c.provider = p_claim.provider and c.provider_payment_id = p_claim.provider_payment_id;
+    if not found and p_claim.provider_session_id is not null then
+        select c.* into v_known
+        from payments.captures as c
+        where c.provider = p_claim.provider
+            and c.provider_session_id = p_claim.provider_session_id
+            and (
+                c.session_id <> p_claim.session_id
+                or p_claim.provider_session_id in (c.provider_payment_id, p_claim.provider_payment_id)
+            )
+        order by c.created_at
+        limit 1;
+        select a.session_id into v_owner
+        from payments.attempts as a
+        where a.provider = p_claim.provider and a.provider_session_id = p_claim.provider_session_id;
+    end if;
+    if p_claim.session_id <> coalesce(v_known.session_id, v_owner) then
+        raise exception 'This payment of % belongs to another session.', p_claim.provider
+            using errcode = 'PT409', detail = 'payment_reused',
+            hint = 'A payment pays one session only. Look at both sessions before you refund anything.';
+    end if;
+    if v_known.provider_payment_id = v_known.provider_session_id
+        and v_known.provider_payment_id <> p_claim.provider_payment_id
+    then
+        perform payments.name_capture(v_known, p_claim, p_source, p_now);
+    end if;
+    return v_known.session_id is not null;
+end;
+$$;
+
+comment on function payments.recognise_capture(payments.captures, text, timestamptz) is
+'True when the claimed money is recorded for its session. Raises PT409 payment_reused when it is another one''s.';
+
+revoke all on function payments.recognise_capture(payments.captures, text, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- The wrong money: too little, or another currency. It is recorded and flagged, and it fulfils nothing.
+create function payments.refuse_capture(
+    p_session public.payment_checkout_sessions,
+    p_capture payments.captures,
+    p_source text,
+    p_now timestamptz
+)
+returns public.payment_checkout_sessions
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform payments.move_session(
+        p_session.id,
+        array['pending', 'processing'],
+        (
+            'failed', p_source, p_capture.disposition, p_capture.disposition,
+            format(
+                '%s %s were due, %s %s came (minor units).',
+                p_session.amount, p_session.currency, p_capture.amount, p_capture.currency
+            )
+        ),
+        p_capture.paid_at,
+        p_now
+    );
+    return payments.flag_session(
+        payments.session_by_id(p_session.id), p_capture.disposition, p_source, p_capture.paid_at, p_now
+    );
+end;
+$$;
+
+comment on function payments.refuse_capture(
+    public.payment_checkout_sessions, payments.captures, text, timestamptz
+) is
+'Fails an open session whose capture does not match its price, and flags it for review.';
+
+revoke all on function payments.refuse_capture(
+    public.payment_checkout_sessions, payments.captures, text, timestamptz
+) from public, anon, authenticated, service_role;
+
 -- Every proof of money ends here, whichever path it took. The capture's key and the index on settled captures decide
 -- who was first; a replay only reads.
 create function payments.settle_capture(
@@ -1565,31 +1468,6 @@ comment on function payments.settle_capture(payments.captures, text, text, times
 revoke all on function payments.settle_capture(payments.captures, text, text, timestamptz)
 from public, anon, authenticated, service_role;
 
-create function payments.wrong_outcome_field(p_outcome jsonb)
-returns text
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_field text;
-    v_outcome payments.outcome;
-begin
-    for v_field in select jsonb_object_keys(p_outcome) loop
-        v_outcome := jsonb_populate_record(v_outcome, jsonb_build_object(v_field, p_outcome -> v_field));
-    end loop;
-    return null;
-exception
-    when data_exception then
-        return v_field;
-end;
-$$;
-
-comment on function payments.wrong_outcome_field(jsonb) is
-'Name of the first field of an outcome whose value has not its type; null when there is none, or no object at all.';
-
-revoke all on function payments.wrong_outcome_field(jsonb) from public, anon, authenticated, service_role;
-
 -- Late money: an expired, failed or cancelled session is being paid after all. A newer session of the same purchase
 -- must not tempt the buyer to pay again: if it is unpaid it is cancelled, if it is paid a person looks at the two.
 create function payments.yield_purchase(p_session public.payment_checkout_sessions, p_source text, p_now timestamptz)
@@ -1636,6 +1514,128 @@ comment on function payments.yield_purchase(public.payment_checkout_sessions, te
 'about to be.';
 
 revoke all on function payments.yield_purchase(public.payment_checkout_sessions, text, timestamptz)
+from public, anon, authenticated, service_role;
+
+-- Runs in the transaction that records the capture. A handler that fails (a full group, a bug) leaves a paid session
+-- for review; passing trouble of the server (deadlock, disk, shutdown) undoes everything, so that a retry can succeed.
+create function payments.fulfil(p_session public.payment_checkout_sessions)
+returns payments.grant_result
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_function text;
+    v_fulfilment jsonb;
+    v_reason text;
+begin
+    select h.fulfil_function into strict v_function
+    from payments.fulfilment_handlers as h
+    where h.kind = p_session.kind;
+    execute format('select %s($1)', v_function) into v_fulfilment using p_session;
+    -- what a handler deferred must fail here, not at commit
+    set constraints all immediate;
+    return ('fulfilled', v_fulfilment, null, null, null)::payments.grant_result;
+exception
+    when assert_failure or others then
+        get stacked diagnostics v_reason = pg_exception_detail;
+        if sqlstate ~ '^(08|40|53[0-3]|55P03|57P|58)' then
+            raise;
+        end if;
+        if sqlstate like 'PT%' then
+            return ('failed', null, coalesce(nullif(v_reason, ''), 'handler_error'), left(sqlerrm, 500), null)::payments.grant_result;
+        end if;
+        return (
+            'failed', null, 'handler_error', 'It could not be delivered yet.', left(sqlstate || ' ' || sqlerrm, 1000)
+        )::payments.grant_result;
+end;
+$$;
+
+comment on function payments.fulfil(public.payment_checkout_sessions) is
+'Gives the buyer what was paid for, through the handler of the session''s kind; never raises what a person must solve. '
+'A handler that raises PTnnn speaks to the buyer; any other error is for operators only.';
+
+revoke all on function payments.fulfil(public.payment_checkout_sessions) from public, anon, authenticated, service_role;
+
+create function payments.fulfil_credits(p_session public.payment_checkout_sessions)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_credits bigint := (p_session.terms ->> 'credits')::bigint;
+    v_balance bigint;
+begin
+    insert into public.payment_credit_entries (user_id, amount, reason, source, created_at)
+    values (p_session.user_id, v_credits, 'purchase', p_session.id, now());
+    insert into public.payment_credit_balances as b (user_id, balance, updated_at)
+    values (p_session.user_id, v_credits, now())
+    on conflict (user_id) do update
+        set balance = b.balance + excluded.balance, updated_at = excluded.updated_at
+    returning b.balance into v_balance;
+    return jsonb_build_object('kind', 'credits', 'credits', v_credits, 'balance', v_balance);
+end;
+$$;
+
+comment on function payments.fulfil_credits(public.payment_checkout_sessions) is
+'Adds terms.credits to the buyer''s balance, once per session. Answers {kind, credits, balance}.';
+
+revoke all on function payments.fulfil_credits(public.payment_checkout_sessions)
+from public, anon, authenticated, service_role;
+
+create function payments.fulfil_none(p_session public.payment_checkout_sessions)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return jsonb_build_object('kind', p_session.kind);
+end;
+$$;
+
+comment on function payments.fulfil_none(public.payment_checkout_sessions) is
+'For products that the host application delivers itself. Answers {kind}.';
+
+revoke all on function payments.fulfil_none(public.payment_checkout_sessions)
+from public, anon, authenticated, service_role;
+
+create function payments.fulfil_subscription(p_session public.payment_checkout_sessions)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_tier text := p_session.terms ->> 'tier';
+    v_period interval := (p_session.terms ->> 'period')::interval;
+    v_starts_at timestamptz;
+    v_ends_at timestamptz;
+begin
+    insert into public.payment_subscriptions (user_id, tier, started_at, ends_at, updated_at)
+    values (p_session.user_id, v_tier, now(), now(), now())
+    on conflict (user_id, tier) do nothing;
+    select greatest(s.ends_at, now()) into v_starts_at
+    from public.payment_subscriptions as s
+    where s.user_id = p_session.user_id and s.tier = v_tier
+    for no key update;
+    v_ends_at := v_starts_at + v_period;
+    update public.payment_subscriptions as s
+    set started_at = case when s.ends_at > now() then s.started_at else now() end,
+        ends_at = v_ends_at,
+        updated_at = now()
+    where s.user_id = p_session.user_id and s.tier = v_tier;
+    insert into payments.subscription_periods (session_id, user_id, tier, starts_at, ends_at, created_at)
+    values (p_session.id, p_session.user_id, v_tier, v_starts_at, v_ends_at, now());
+    return jsonb_build_object('kind', 'subscription', 'tier', v_tier, 'ends_at', v_ends_at);
+end;
+$$;
+
+comment on function payments.fulfil_subscription(public.payment_checkout_sessions) is
+'Starts or extends the buyer''s tier by terms.period, once per session. Answers {kind, tier, ends_at}.';
+
+revoke all on function payments.fulfil_subscription(public.payment_checkout_sessions)
 from public, anon, authenticated, service_role;
 
 insert into payments.fulfilment_handlers (kind, fulfil_function)

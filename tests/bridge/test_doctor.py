@@ -184,7 +184,5 @@ def test_a_role_behind_a_transaction_pooler_is_an_error() -> None:
 
 
 def test_a_version_that_another_project_uses_is_an_error(db: Database) -> None:
-    db.sql(
-        "update supabase_migrations.schema_migrations set name = 'something_else'"
-    )
+    db.sql("update supabase_migrations.schema_migrations set name = 'something_else'")
     assert "something_else" in look(database_url=db.url())["postgres"].message
