@@ -17,12 +17,9 @@ begin
         )), '[]')
         from (
             select a.provider, a.provider_session_id
-            from public.payment_checkout_sessions as s
+            from payments.sessions_of_purchase(p_session) as s
             inner join payments.attempts as a on s.id = a.session_id
-            where s.user_id = p_session.user_id
-                and s.product_id = p_session.product_id
-                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-                and (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
+            where (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
                 and a.number is distinct from p_attempt_number
                 and a.provider_session_id is not null
                 and a.status in ('open', 'processing')

@@ -12,25 +12,21 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_rival public.payment_checkout_sessions;
+    v_rival_id uuid;
+    v_rival_processing boolean := false;
 begin
     if p_session.status in ('failed', 'expired', 'cancelled') then
-        select s.* into v_rival
-        from public.payment_checkout_sessions as s
-        where s.user_id = p_session.user_id
-            and s.product_id = p_session.product_id
-            and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-            and s.status in ('pending', 'processing')
-        for no key update;
-        if v_rival.status = 'processing' then
-            perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
-            return;
-        end if;
+        select s.id into v_rival_id
+        from payments.sessions_of_purchase(p_session) as s
+        where s.status in ('pending', 'processing');
         perform payments.move_session(
-            v_rival.id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
+            v_rival_id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
+        );
+        v_rival_processing := exists (
+            select from payments.sessions_of_purchase(p_session) as s where s.status = 'processing'
         );
     end if;
-    if p_session.status = 'processing' and p_session.current_attempt <> p_attempt_number then
+    if v_rival_processing or (p_session.status = 'processing' and p_session.current_attempt <> p_attempt_number) then
         perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
     elsif payments.move_session(
         p_session.id,

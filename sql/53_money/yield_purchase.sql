@@ -16,11 +16,8 @@ begin
     -- a rival that is replaced while we wait for it has a successor: look until there is none
     loop
         select s.id into v_rival
-        from public.payment_checkout_sessions as s
-        where s.user_id = p_session.user_id
-            and s.product_id = p_session.product_id
-            and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-            and s.status = 'pending';
+        from payments.sessions_of_purchase(p_session) as s
+        where s.status = 'pending';
         exit when not found;
         perform payments.move_session(
             v_rival, array['pending'], ('cancelled', p_source, 'superseded', null, null), null, p_now
@@ -28,11 +25,8 @@ begin
     end loop;
     return case
         when exists (
-            select from public.payment_checkout_sessions as s
-            where s.user_id = p_session.user_id
-                and s.product_id = p_session.product_id
-                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-                and s.id <> p_session.id
+            select from payments.sessions_of_purchase(p_session) as s
+            where s.id <> p_session.id
                 and (s.status = 'processing' or s.completed_at >= p_session.created_at)
         ) then 'paid_twice'
     end;

@@ -605,6 +605,29 @@ comment on function payments.session_of_idempotency_key(uuid, text, text, timest
 revoke all on function payments.session_of_idempotency_key(uuid, text, text, timestamptz)
 from public, anon, authenticated, service_role;
 
+create function payments.sessions_of_purchase(p_session public.payment_checkout_sessions)
+returns setof public.payment_checkout_sessions
+language plpgsql
+stable
+rows 5
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return query
+    select s.*
+    from public.payment_checkout_sessions as s
+    where s.user_id = p_session.user_id
+        and s.product_id = p_session.product_id
+        and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null));
+end;
+$$;
+
+comment on function payments.sessions_of_purchase(public.payment_checkout_sessions) is
+'All sessions of the same user, product and subject, this one included.';
+
+revoke all on function payments.sessions_of_purchase(public.payment_checkout_sessions)
+from public, anon, authenticated, service_role;
+
 -- Providers repeat themselves and their notifications overtake each other: the word of an attempt only advances, so a
 -- "processing" that arrives after "failed" changes nothing.
 create function payments.advance_attempt(p_number bigint, p_outcome payments.outcome)
@@ -810,12 +833,9 @@ begin
         )), '[]')
         from (
             select a.provider, a.provider_session_id
-            from public.payment_checkout_sessions as s
+            from payments.sessions_of_purchase(p_session) as s
             inner join payments.attempts as a on s.id = a.session_id
-            where s.user_id = p_session.user_id
-                and s.product_id = p_session.product_id
-                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-                and (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
+            where (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
                 and a.number is distinct from p_attempt_number
                 and a.provider_session_id is not null
                 and a.status in ('open', 'processing')
@@ -956,25 +976,21 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_rival public.payment_checkout_sessions;
+    v_rival_id uuid;
+    v_rival_processing boolean := false;
 begin
     if p_session.status in ('failed', 'expired', 'cancelled') then
-        select s.* into v_rival
-        from public.payment_checkout_sessions as s
-        where s.user_id = p_session.user_id
-            and s.product_id = p_session.product_id
-            and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-            and s.status in ('pending', 'processing')
-        for no key update;
-        if v_rival.status = 'processing' then
-            perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
-            return;
-        end if;
+        select s.id into v_rival_id
+        from payments.sessions_of_purchase(p_session) as s
+        where s.status in ('pending', 'processing');
         perform payments.move_session(
-            v_rival.id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
+            v_rival_id, array['pending'], ('cancelled', p_outcome.source, 'superseded', null, null), null, p_now
+        );
+        v_rival_processing := exists (
+            select from payments.sessions_of_purchase(p_session) as s where s.status = 'processing'
         );
     end if;
-    if p_session.status = 'processing' and p_session.current_attempt <> p_attempt_number then
+    if v_rival_processing or (p_session.status = 'processing' and p_session.current_attempt <> p_attempt_number) then
         perform payments.flag_session(p_session, 'second_payment_processing', p_outcome.source, p_outcome.paid_at, p_now);
     elsif payments.move_session(
         p_session.id,
@@ -1486,11 +1502,8 @@ begin
     -- a rival that is replaced while we wait for it has a successor: look until there is none
     loop
         select s.id into v_rival
-        from public.payment_checkout_sessions as s
-        where s.user_id = p_session.user_id
-            and s.product_id = p_session.product_id
-            and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-            and s.status = 'pending';
+        from payments.sessions_of_purchase(p_session) as s
+        where s.status = 'pending';
         exit when not found;
         perform payments.move_session(
             v_rival, array['pending'], ('cancelled', p_source, 'superseded', null, null), null, p_now
@@ -1498,11 +1511,8 @@ begin
     end loop;
     return case
         when exists (
-            select from public.payment_checkout_sessions as s
-            where s.user_id = p_session.user_id
-                and s.product_id = p_session.product_id
-                and (s.subject = p_session.subject or (s.subject is null and p_session.subject is null))
-                and s.id <> p_session.id
+            select from payments.sessions_of_purchase(p_session) as s
+            where s.id <> p_session.id
                 and (s.status = 'processing' or s.completed_at >= p_session.created_at)
         ) then 'paid_twice'
     end;

@@ -86,6 +86,7 @@ payments.reuse_session                       -     -     -                  -
 payments.session_answer                      -     -     -                  -
 payments.session_by_id                       -     -     -                  -
 payments.session_of_idempotency_key          -     -     -                  -
+payments.sessions_of_purchase                -     -     -                  -
 payments.settle_capture                      -     -     -                  -
 payments.wrong_outcome_field                 -     -     -                  -
 payments.yield_purchase                      -     -     -                  -
