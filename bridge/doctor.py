@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict
 
 from bridge.errors import PgcheckoutError, SetupError
-from bridge.migrations import pending_migrations
+from bridge.migrations import packaged_migrations, pending_migrations
 from bridge.rpc import connect_rpc
 from bridge.settings import Settings
 
@@ -22,21 +23,13 @@ OLDEST_POSTGRES = 150_000
 CLOCK_SKEW_SECONDS = 30.0
 TRANSACTION_POOLER_PORT = "6543"  # Supavisor's, and PgBouncer's, on Supabase
 
-# what migrations grant: users call these, and write to no table
+_GRANT = re.compile(r"^grant execute on function (\S+?)\([^)]*\)\s+to ([\w, ]+);", re.MULTILINE)
+
+# users call what the migrations grant them, and write to no table
 _WRONG_GRANTS = """
 with ours as (
-    select p.oid, n.nspname || '.' || p.proname as name, n.nspname, case n.nspname || '.' || p.proname
-        when 'public.get_or_create_checkout_session' then true
-        when 'public.get_latest_checkout_session' then true
-        when 'public.cancel_checkout_session' then true
-        when 'public.quote_checkout' then true
-        when 'payments.get_or_create_checkout_session' then true
-        when 'payments.cancel_checkout_session' then true
-        when 'payments.make_offer' then true
-        when 'payments.is_service' then true
-        when 'payments.require_user' then true
-        else false
-    end as for_users
+    select p.oid, n.nspname || '.' || p.proname as name, n.nspname,
+        n.nspname || '.' || p.proname = any(%s) as for_users
     from pg_proc as p
     inner join pg_namespace as n on p.pronamespace = n.oid
     where n.nspname = 'payments' or (n.nspname = 'public' and p.prosrc ~ 'payments\\.')
@@ -47,7 +40,7 @@ our_tables as (
     from pg_class as c
     inner join pg_namespace as n on c.relnamespace = n.oid
     where c.relkind in ('r', 'p')
-        and (n.nspname = 'payments' or (n.nspname = 'public' and c.relname like 'payment\\_%'))
+        and (n.nspname = 'payments' or (n.nspname = 'public' and c.relname like 'payment\\_%%'))
 )
 
 select role || ' can execute ' || name
@@ -204,7 +197,7 @@ def _server(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
 
 
 def _grants(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
-    wrong = [str(text) for (text,) in connection.execute(_WRONG_GRANTS)]
+    wrong = [str(text) for (text,) in connection.execute(_WRONG_GRANTS, (_granted_to_users(),))]
     if wrong:
         yield Finding("error", "grants", "; ".join(wrong), "Restore them as the migrations set them.")
     else:
@@ -212,6 +205,14 @@ def _grants(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
     if connection.execute(_EXPOSED).fetchone() == (True,):
         remedy = "Remove it from the API's exposed schemas: its tables and functions are internal."
         yield Finding("error", "exposed schemas", "PostgREST exposes the schema payments.", remedy)
+
+
+def _granted_to_users() -> list[str]:
+    """Functions that the migrations grant to signed-in users; of several grants the last one counts."""
+    grants: dict[str, str] = {}
+    for migration in packaged_migrations():
+        grants |= dict(_GRANT.findall(migration.sql))
+    return [function for function, roles in grants.items() if "authenticated" in roles]
 
 
 def _clock(connection: psycopg.Connection[Any]) -> Finding:

@@ -178,6 +178,16 @@ class IdempotencyConflict(Refused):
     reason = "idempotency_conflict"
 
 
+class RequestInProgress(Refused):
+    reason = "request_in_progress"
+    retryable = True
+
+
+class InsufficientCredits(Refused):
+    reason = "insufficient_credits"
+    status = 402
+
+
 class SessionNotFound(Refused):
     """Retryable: a provider's notification can overtake the commit that stores what it speaks of."""
 

@@ -6,6 +6,7 @@ create table public.payment_credit_entries (
     reason text not null,
     source text not null,
     created_at timestamptz not null,
+    note text,
     primary key (user_id, id),
     constraint payment_credit_entries_change_something check (amount <> 0),
     -- one purchase grants once, whatever calls the handler
@@ -13,9 +14,10 @@ create table public.payment_credit_entries (
 );
 
 comment on table public.payment_credit_entries is 'Every change of a credit balance. Append-only.';
-comment on column public.payment_credit_entries.reason is 'Why: purchase.';
+comment on column public.payment_credit_entries.reason is 'Why: purchase or spend.';
 comment on column public.payment_credit_entries.source is
-'What caused it, unique per reason: the session of a purchase.';
+'What caused it, unique per reason: the session of a purchase, user and idempotency key of a spending.';
+comment on column public.payment_credit_entries.note is 'What the application says a spending was for.';
 
 create trigger payment_credit_entries_are_append_only
 before update or delete or truncate on public.payment_credit_entries

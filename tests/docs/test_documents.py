@@ -17,6 +17,7 @@ DOCUMENTS = sorted(
     [*REPOSITORY.glob("*.md"), *(REPOSITORY / "docs").rglob("*.md")], key=lambda path: path.relative_to(REPOSITORY)
 )
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.DOTALL | re.MULTILINE)
+_FUNCTION_ROWS = re.compile(r"^\| (`.*?) \|", re.MULTILINE)
 _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(#[\w-]+)?\)")
 
 # commands that a test cannot run inside itself, and where they run instead
@@ -102,6 +103,16 @@ def test_the_readme_lists_every_setting_with_its_default_and_meaning() -> None:
         )
         expected.append((f"PGCHECKOUT_{name.upper()}", default, field.description))
     assert rows == expected
+
+
+def test_the_list_of_functions_is_complete(db: Database) -> None:
+    listed = set(
+        re.findall(r"`([a-z_]+)`", "".join(_FUNCTION_ROWS.findall((REPOSITORY / "docs/functions.md").read_text())))
+    )
+    callable_ = db.sql(
+        "select distinct proname from pg_proc where pronamespace = 'public'::regnamespace and prosrc ~ 'payments\\.'"
+    )
+    assert listed == {row["proname"] for row in callable_}
 
 
 def test_the_state_diagram_shows_exactly_the_transitions_of_the_guard() -> None:

@@ -1,0 +1,23 @@
+create function public.cleanup_idempotency_keys(p_older_than interval default '24 hours')
+returns int
+language plpgsql
+volatile
+security definer -- service_role holds no rights on the engine's tables
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_count int;
+begin
+    perform payments.require_service();
+    delete from payments.idempotency_keys as k
+    where k.updated_at < now() - p_older_than and (k.status <> 'pending' or k.leased_until < now());
+    get diagnostics v_count = row_count;
+    return v_count;
+end;
+$$;
+
+comment on function public.cleanup_idempotency_keys(interval) is
+'Forgets finished and abandoned requests that are older, and returns how many.';
+
+revoke all on function public.cleanup_idempotency_keys(interval) from public, anon, authenticated, service_role;
+grant execute on function public.cleanup_idempotency_keys(interval) to service_role;
