@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated
 
-from fastapi import Depends, Header, Request
+from fastapi import Depends, Header, Request, Security
+from fastapi.security import HTTPBearer
 
 from bridge.auth import Tokens, User
 from bridge.checkout import Checkout
@@ -34,8 +35,14 @@ def _context(request: Request) -> Context:
 FromContext = Annotated[Context, Depends(_context)]
 
 
+# for the OpenAPI description only: bridge.auth reads the header itself, to answer in our words
+_BEARER = HTTPBearer(auto_error=False, bearerFormat="JWT", description="The user's Supabase access token.")
+
+
 async def _user(
-    context: FromContext, authorization: Annotated[str | None, Header(include_in_schema=False)] = None
+    context: FromContext,
+    _scheme: Annotated[object, Security(_BEARER)],
+    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> User:
     return await context.tokens.user(authorization)
 

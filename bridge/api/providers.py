@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from fastapi import APIRouter, Path, Request
@@ -20,6 +20,7 @@ __all__ = ["router"]
 log = logging.getLogger("pgcheckout")
 router = APIRouter(tags=["providers"])
 
+_WRONG_NAME: dict[int | str, dict[str, Any]] = {422: {"model": ErrorBody}}
 _ON_THE_WAY = ("completed", "processing", "partially_refunded", "refunded")
 
 
@@ -50,13 +51,13 @@ async def receive_webhook(provider: ProviderName, request: Request, context: Fro
     return WebhookAnswer(result=handled.result, reason=handled.reason)
 
 
-@router.get("/return/{provider}", status_code=303, response_class=RedirectResponse)
+@router.get("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_WRONG_NAME)
 async def receive_return_by_link(provider: ProviderName, request: Request, context: FromContext) -> RedirectResponse:
     """A buyer comes back: verify, apply, and on to the app's success or cancel page."""
     return await _send_on(context, provider, request.url.query)
 
 
-@router.post("/return/{provider}", status_code=303, response_class=RedirectResponse)
+@router.post("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_WRONG_NAME)
 async def receive_return_by_form(provider: ProviderName, request: Request, context: FromContext) -> RedirectResponse:
     """The same for providers that send the buyer back with a form."""
     form = (await request.body()).decode("latin-1")

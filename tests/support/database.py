@@ -21,8 +21,7 @@ __all__ = ["REPOSITORY", "Actor", "Database", "Row", "apply_files", "outcome", "
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 
-type_of_row = dict[str, Any]
-Row = type_of_row
+Row = dict[str, Any]
 
 
 def apply_files(url: str, files: list[Path]) -> None:
