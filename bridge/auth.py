@@ -83,6 +83,9 @@ class Tokens:
         return claims
 
     async def _public_key(self, key_id: Any, url: str) -> jwt.PyJWK:
+        known = self._keys.get(key_id)
+        if known and time.monotonic() - self._asked_at < _KEYS_ARE_FRESH_FOR:
+            return known  # and does not wait while somebody's unknown key is asked about
         async with self._asking:  # of many callers with a new key, one asks
             age = time.monotonic() - self._asked_at
             if age > _ASK_AGAIN_AFTER and (age > _KEYS_ARE_FRESH_FOR or key_id not in self._keys or self._failed):

@@ -22,7 +22,7 @@ from bridge.errors import (
 )
 from bridge.providers import Provider
 from bridge.rpc import AttemptName, Rpc
-from bridge.values import Applied, Attempt, Event, Notification, Source
+from bridge.values import Applied, Attempt, Event, Notification, SessionStatus, Source
 
 __all__ = ["Checkout", "Handled", "Opened", "Verified"]
 
@@ -36,7 +36,7 @@ class Opened:
     """A session that is ready to be paid; ``checkout_url`` is None when there is nothing to pay (any more)."""
 
     session_id: UUID
-    status: str
+    status: SessionStatus
     checkout_url: str | None
     expires_at: datetime
     amount: int
@@ -48,7 +48,7 @@ class Verified:
     """What is known about a session after its provider was asked. ``verified`` is False when it could not be."""
 
     attempt: Attempt
-    status: str
+    status: SessionStatus
     verified: bool
     fulfilment_status: str
     fulfilment: Mapping[str, Any] | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import sys
 import time
 from collections.abc import Coroutine
@@ -20,7 +21,7 @@ from bridge.errors import PgcheckoutError, SetupError
 from bridge.migrations import migrate as apply_migrations
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
-from bridge.rpc import connect_rpc
+from bridge.rpc import connect_rpc, require_database
 from bridge.settings import Settings, load_settings
 
 __all__ = ["main"]
@@ -69,6 +70,8 @@ def demo(
     from bridge.demo.purchase import buy_once  # noqa: PLC0415
     from bridge.demo.stack import running_stack  # noqa: PLC0415
 
+    for ending in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave a Postgres behind
+        signal.signal(ending, lambda *_: sys.exit(1))
     with running_stack(0 if once else port) as stack:
         if once:
             good = buy_once(stack, typer.echo)
@@ -90,8 +93,9 @@ def serve(
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 8000,
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
-    """Serve the bridge over HTTP."""
+    """Serve the bridge over HTTP. With several workers, /metrics counts each by itself."""
     settings = load_settings()
+    require_database(settings)
     if workers > 1 and settings.sandbox_secret and not settings.sandbox_url:
         raise SetupError("The sandbox lives in one process.", "Use --workers 1, or set PGCHECKOUT_SANDBOX_URL.")
     uvicorn.run("bridge.api.app:app_from_environment", factory=True, host=host, port=port, workers=workers)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import os
 import re
 import time
 from collections.abc import AsyncIterator, Iterator
@@ -84,15 +86,26 @@ class Finding:
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Everything that can be checked from here."""
-    for finding in _addresses(settings):
-        yield finding
-    for finding in _providers(settings):
+    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # a finding says it once
+    for finding in (*_names(), *_addresses(settings), *_providers(settings)):
         yield finding
     yield await _tokens(settings)
-    yield await _bridge_path(settings)
+    reached = True
     if settings.database_url:
         for finding in _database(settings.database_url.get_secret_value(), settings.database_role):
+            reached = reached and not (finding.subject == "postgres" and finding.level == "error")
             yield finding
+    if reached:
+        yield await _bridge_path(settings)
+
+
+def _names() -> Iterator[Finding]:
+    known = {f"PGCHECKOUT_{name.upper()}" for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith("PGCHECKOUT_") and name not in known:
+            yield Finding(
+                "warning", "settings", f"{name} is not a setting.", "Look for a typing error; README lists them."
+            )
 
 
 def _addresses(settings: Settings) -> Iterator[Finding]:
@@ -124,8 +137,12 @@ def _providers(settings: Settings) -> Iterator[Finding]:
         yield Finding("warning" if odd else "ok", "stripe", f"on, {mode} mode, {settings.environment}", remedy)
     if settings.sandbox_secret:
         yield Finding("ok", "sandbox", "on (development)")
-    if not key and not settings.sandbox_secret:
-        yield Finding("error", "providers", "No payment provider is on.", "Set the secrets of one; see docs/providers.")
+    on = {"stripe": bool(key and webhook_secrets), "sandbox": bool(settings.sandbox_secret)}
+    if not any(on.values()):
+        yield Finding("error", "providers", "No payment provider is on.", "Set the secrets of one, Stripe's say.")
+    elif not on.get(settings.default_provider):
+        remedy = "Turn it on, or set PGCHECKOUT_DEFAULT_PROVIDER to one that is."
+        yield Finding("error", "providers", f"The default provider {settings.default_provider} is off.", remedy)
 
 
 async def _tokens(settings: Settings) -> Finding:
@@ -177,7 +194,7 @@ def _database(url: str, role: str) -> Iterator[Finding]:
     except SetupError as error:
         yield Finding("error", "postgres", error.message, error.hint)
     except psycopg.OperationalError as error:
-        why = f"cannot be reached ({type(error).__name__})"
+        why = f"cannot be reached: {str(error).splitlines()[0]}"
         yield Finding("error", "postgres", why, "Check PGCHECKOUT_DATABASE_URL.")
 
 

@@ -10,7 +10,7 @@
     ├── DatabaseUnavailable         try again later
     └── Refused                     the rules refuse; one class per reason of docs/errors.md
 
-Sources: section 4 of the contract for the reasons; ``errcode = 'PTnnn', detail = 'reason'`` in ``sql/``.
+Source of the reasons: ``errcode = 'PTnnn', detail = 'reason'`` in ``sql/``.
 """
 
 from __future__ import annotations
@@ -181,6 +181,11 @@ class IdempotencyConflict(Refused):
 class RequestInProgress(Refused):
     reason = "request_in_progress"
     retryable = True
+
+
+class IdempotencyKeyUnknown(Refused):
+    reason = "idempotency_key_unknown"
+    status = 404
 
 
 class InsufficientCredits(Refused):

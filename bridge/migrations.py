@@ -13,6 +13,8 @@ __all__ = ["Migration", "migrate", "packaged_migrations", "pending_migrations", 
 
 _AS_OWNER = "Connect as the role that owns the project's schema (postgres), then run it again."
 
+_AT_A_QUIET_MOMENT = "Another transaction held a table for too long: run it again at a quieter moment."
+
 # any constant will do, as long as every pgcheckout uses the same
 _LOCK = 7_243_920_531
 
@@ -82,6 +84,11 @@ def migrate(url: str) -> list[Migration]:
             if not _has_history(connection):
                 connection.execute(_HISTORY)
             pending = pending_migrations(connection)
+            if pending == packaged_migrations() and _schema_is_taken(connection):
+                raise SetupError(
+                    "This project has a schema payments of its own, and pgcheckout needs that name.",
+                    "Rename it; if an earlier try left it behind, drop it.",
+                )
             for migration in pending:
                 _apply(connection, migration)
             return pending
@@ -103,8 +110,12 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> None:
     except psycopg.Error as error:
         raise SetupError(
             f"Migration {migration.version}_{migration.name} failed and was rolled back: {error}",
-            _AS_OWNER,
+            _AT_A_QUIET_MOMENT if isinstance(error, psycopg.errors.LockNotAvailable) else _AS_OWNER,
         ) from None
+
+
+def _schema_is_taken(connection: psycopg.Connection) -> bool:
+    return connection.execute("select to_regnamespace('payments') is not null").fetchone() == (True,)
 
 
 def _has_history(connection: psycopg.Connection) -> bool:

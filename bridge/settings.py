@@ -1,7 +1,7 @@
 """Settings: one environment variable each, read once at the edge.
 
-Every variable starts with ``PGCHECKOUT_``; a ``.env`` file in the working directory is read too. docs/settings in the
-README lists them, and a test holds that table to this class.
+Every variable starts with ``PGCHECKOUT_``; a ``.env`` file in the working directory is read too. The README
+lists them, and a test holds that table to this class.
 """
 
 from __future__ import annotations

@@ -10,9 +10,24 @@ from uuid import UUID
 
 from bridge.errors import Refused
 
-__all__ = ["Applied", "Attempt", "Event", "Notification", "Outcome", "Page", "Refund", "Returned", "Source", "Status"]
+__all__ = [
+    "Applied",
+    "Attempt",
+    "Event",
+    "Notification",
+    "Outcome",
+    "Page",
+    "Refund",
+    "Returned",
+    "SessionStatus",
+    "Source",
+    "Status",
+]
 
-Status = Literal["pending", "processing", "completed", "failed", "expired", "cancelled"]
+Status = Literal["pending", "processing", "completed", "failed", "expired", "cancelled"]  # of an outcome
+SessionStatus = Literal[
+    "pending", "processing", "completed", "failed", "expired", "cancelled", "refunded", "partially_refunded"
+]
 Source = Literal["client", "webhook", "verify", "return", "reconcile", "cron", "admin"]
 
 
@@ -27,7 +42,7 @@ class Attempt:
 
     session_id: UUID
     user_id: UUID
-    status: str
+    status: SessionStatus
     fulfilment_status: str
     fulfilment: Mapping[str, Any] | None
     review_reason: str | None
@@ -79,7 +94,7 @@ class Refund:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What a provider says about an attempt, in our words (section 5 of the contract).
+    """What a provider says about an attempt, in our words (docs/architecture.md).
 
     ``status`` is None when it only speaks of refunds or a dispute. ``provider_payment_id`` is canonical: every path
     derives the same id for the same money.
@@ -156,7 +171,7 @@ class Applied:
 
     duplicate: bool = False
     session_id: UUID | None = None
-    status: str | None = None
+    status: SessionStatus | None = None
     already_completed: bool = False
     fulfilment_status: str | None = None
     fulfilment: Mapping[str, Any] | None = None

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
+import stamina
 from psycopg import sql
 from pytest_postgresql import factories
 
@@ -14,6 +16,7 @@ from bridge.local.postgres import LOOK_ALIKE, SUPERUSER, LocalPostgres
 from bridge.migrations import migrate, seed_file
 from tests.support import parts
 from tests.support.database import Database, apply_files
+from tests.support.stripe_simulator import StripeSimulator
 
 SERVER = LocalPostgres(int(os.environ.get("PG", "18")))
 
@@ -57,6 +60,27 @@ def db(postgresql: psycopg.Connection[Any]) -> Database:
     postgresql.execute(sql.SQL("grant all on database {} to postgres").format(sql.Identifier(info.dbname)))
     postgresql.commit()
     return Database(info.host, info.port, info.dbname)
+
+
+@pytest.fixture(autouse=True)
+def _retries_do_not_wait() -> Iterator[None]:
+    """Retries against providers do not wait, unless a test turns that back on."""
+    with stamina.set_testing(True, attempts=3):
+        yield
+
+
+@pytest.fixture(scope="session")
+def stripe_server() -> Iterator[StripeSimulator]:
+    with StripeSimulator() as server:
+        yield server
+
+
+@pytest.fixture
+def stripe(stripe_server: StripeSimulator) -> StripeSimulator:
+    """A Stripe account, with no fault left over from another test."""
+    stripe_server.faults.clear()
+    stripe_server.received.clear()
+    return stripe_server
 
 
 def pytest_report_header() -> str:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from bridge.api.context import FromContext, SignedIn
 from bridge.api.errors import ErrorBody
 from bridge.checkout import Opened, Verified
+from bridge.values import SessionStatus
 
 __all__ = ["router"]
 
@@ -51,7 +52,7 @@ class CheckoutAnswer(BaseModel):
     """Send the buyer to ``checkout_url``. ``amount`` is in minor units of ``currency``."""
 
     session_id: UUID
-    status: str
+    status: SessionStatus
     checkout_url: str | None
     expires_at: datetime
     amount: int
@@ -79,7 +80,7 @@ class VerifyAnswer(BaseModel):
     """``success``: paid and fulfilled. ``verified``: the provider was asked, or the session is known to be paid."""
 
     success: bool
-    payment_status: str
+    payment_status: SessionStatus
     verified: bool
     amount: int
     currency: str

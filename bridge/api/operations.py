@@ -21,12 +21,14 @@ class Health(BaseModel):
     status: str = "ok"
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz")
 async def healthz() -> Health:
     """The process is alive."""
     return Health()
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={status: {"model": ErrorBody} for status in (500, 503)})
 async def readyz(context: FromContext) -> Health:
     """The database answers, is migrated and lets the bridge in."""

@@ -41,10 +41,12 @@ _ENDED_DISPUTES = frozenset({"won", "prevented", "warning_closed"})
 _EXPIRED_INTENTS = frozenset({"expired", "automatic"})
 _REFUND_STATUS = {"succeeded": "succeeded", "failed": "failed", "canceled": "cancelled"}  # all others are under way
 _SECRET_OR_PERSONAL = frozenset({
-    "billing_details", "client_secret", "collected_information", "custom_fields", "customer_details", "customer_email",
-    "destination_details", "evidence", "instructions_email", "last_payment_error", "next_action",
-    "payment_method_details", "receipt_email", "receipt_url", "shipping", "shipping_details", "source", "url",
+    "address", "billing_details", "client_secret", "collected_information", "custom_fields", "customer_details",
+    "customer_email", "destination_details", "email", "evidence", "instructions_email", "last_payment_error",
+    "next_action", "payment_method_details", "phone", "receipt_email", "receipt_url", "shipping", "shipping_details",
+    "source", "url",
 })  # fmt: skip
+_OF_INTEREST = ("checkout.session.", "payment_intent.", "charge.", "refund.", "radar.early_fraud_warning.", "review.")
 _SAID_BY_SESSION_EVENTS = "the checkout session's own events say it"
 _IGNORED = {
     "payment_intent.payment_failed": "one try failed; the buyer can try again on the same page",
@@ -109,7 +111,7 @@ class Stripe:
         self._live = "_live_" in self._key
 
     async def open_page(self, attempt: Attempt) -> Page:
-        """``POST /v1/checkout/sessions``. The attempt decides every parameter, so that its key can be replayed."""
+        """``POST /v1/checkout/sessions``. The same attempt asks for the same again, so that its key can be replayed."""
         if attempt.reference is None or attempt.created_at is None or attempt.expires_at is None:
             raise ValueError("the attempt must be stored first")
         opened = attempt.created_at
@@ -129,7 +131,10 @@ class Stripe:
         }
         if attempt.email:
             form["customer_email"] = attempt.email
-        session = await self._call("POST", "/v1/checkout/sessions", form=form, key=f"pgcheckout-{attempt.reference}")
+        # name and address can change between two tries: then it is another request, under another key
+        version = hashlib.sha256(f"{attempt.product_name}\n{attempt.email}".encode()).hexdigest()[:8]
+        key = f"pgcheckout-{attempt.reference}-{version}"
+        session = await self._call("POST", "/v1/checkout/sessions", form=form, key=key)
         with shaped(ProviderUnavailable, "Stripe's answer"):
             return Page(
                 provider_session_id=text(session["id"]),
@@ -182,6 +187,8 @@ class Stripe:
         """What the event says, in our words; refunds and disputes are asked about again."""
         with shaped(InvalidRequest, "The event"):
             subject, at = event.payload["data"]["object"], moment(event.payload["created"])
+            if not event.type.startswith(_OF_INTEREST):
+                return Notification(event=event, ignored="not an event that this adapter knows")
             if event.payload["livemode"] is not self._live:
                 mode = "live" if self._live else "test"
                 wrong = WrongMode(
@@ -339,7 +346,8 @@ def _refusal(response: httpx.Response) -> ProviderRefused:
         )
     try:
         error = response.json()["error"]
-        said = f"{error.get('code') or error.get('type')}: {error.get('message', '')} {error.get('param') or ''}"
+        # not its message: that can repeat what the buyer typed
+        said = f"{error.get('type')} {error.get('code') or ''} {error.get('param') or ''}"
     except MALFORMED:
         said = "no explanation"
     return ProviderRefused(

@@ -1,4 +1,4 @@
-"""The only door to the database: the functions of section 4, over psycopg or over supabase-py, with one behaviour.
+"""The only door to the database: the functions of docs/functions.md, over psycopg or supabase-py, with one behaviour.
 
 A transport calls one function in one transaction and raises this package's errors; :class:`Rpc` gives the functions
 their Python shapes.
@@ -13,16 +13,29 @@ from bridge.rpc.supabase import SupabaseTransport
 from bridge.rpc.transport import Transport
 from bridge.settings import Settings
 
-__all__ = ["AttemptName", "PostgresTransport", "Rpc", "SupabaseTransport", "Transport", "connect_rpc"]
+__all__ = [
+    "AttemptName",
+    "PostgresTransport",
+    "Rpc",
+    "SupabaseTransport",
+    "Transport",
+    "connect_rpc",
+    "require_database",
+]
+
+
+def require_database(settings: Settings) -> None:
+    """Raises SetupError when the settings name no way to the database."""
+    if not settings.database_url and not (settings.supabase_url and settings.supabase_service_key):
+        raise SetupError(
+            "No way to the database.",
+            "Set PGCHECKOUT_DATABASE_URL, or PGCHECKOUT_SUPABASE_URL and PGCHECKOUT_SUPABASE_SERVICE_KEY.",
+        )
 
 
 async def connect_rpc(settings: Settings) -> Rpc:
     """The direct path when there is a database URL, else the HTTP path. Raises SetupError when there is neither."""
+    require_database(settings)
     if settings.database_url:
         return Rpc(await PostgresTransport.connect(settings))
-    if settings.supabase_url and settings.supabase_service_key:
-        return Rpc(await SupabaseTransport.connect(settings))
-    raise SetupError(
-        "No way to the database: set PGCHECKOUT_DATABASE_URL, or PGCHECKOUT_SUPABASE_URL and "
-        "PGCHECKOUT_SUPABASE_SERVICE_KEY."
-    )
+    return Rpc(await SupabaseTransport.connect(settings))

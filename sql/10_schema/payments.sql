@@ -1,5 +1,5 @@
 -- The engine's own schema. PostgREST must never expose it: clients reach it only through the functions of `public`.
-create schema if not exists payments;
+create schema payments;
 
 comment on schema payments is
 'pgcheckout engine: internal tables and functions. Never expose this schema through the API.';

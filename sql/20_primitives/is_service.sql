@@ -1,6 +1,6 @@
--- The role GUC is what PostgREST sets for each request, and a SECURITY DEFINER function does not change it.
--- 'none' is a direct database login: trusted when it holds service_role's rights (postgres, a bridge login), which
--- authenticator does not, because it does not inherit.
+-- The role GUC is what PostgREST sets for each request, and a SECURITY DEFINER function does not change it; 'none' is a
+-- direct database login. Whoever holds service_role's rights is the service: itself, postgres, a login of the bridge's
+-- own. authenticator does not, because it does not inherit.
 create function payments.is_service()
 returns boolean
 language plpgsql
@@ -8,11 +8,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return case coalesce(current_setting('role', true), '')
-        when 'service_role' then true
-        when 'none' then pg_has_role(session_user, 'service_role', 'usage')
-        else false
-    end;
+    return pg_has_role(coalesce(nullif(current_setting('role'), 'none'), session_user), 'service_role', 'usage');
 end;
 $$;
 

@@ -5,8 +5,8 @@ create table public.payment_credit_entries (
     amount bigint not null,
     reason text not null,
     source text not null,
-    created_at timestamptz not null,
     note text,
+    created_at timestamptz not null,
     primary key (user_id, id),
     constraint payment_credit_entries_change_something check (amount <> 0),
     -- one purchase grants once, whatever calls the handler

@@ -4,6 +4,7 @@ create table payments.idempotency_keys (
     request_hash text not null,
     status text not null,
     response jsonb,
+    claim bigint not null default 1,
     leased_until timestamptz not null,
     created_at timestamptz not null,
     updated_at timestamptz not null,
@@ -13,6 +14,7 @@ create table payments.idempotency_keys (
 
 comment on table payments.idempotency_keys is
 'Requests that must have their effect once, with the answer that a repeat gets.';
+comment on column payments.idempotency_keys.claim is 'Number of the holder; a take-over makes the next one.';
 comment on column payments.idempotency_keys.leased_until is
 'A pending request whose holder has not finished by then may be taken over: it has crashed.';
 

@@ -13,18 +13,22 @@ begin
         raise exception 'p_key and p_request_hash must have 1 to 300 characters.'
             using errcode = 'PT422', detail = 'invalid_input', hint = 'Hash the request; name the user in the key.';
     end if;
-    insert into payments.idempotency_keys (
-        key, user_id, request_hash, status, leased_until, created_at, updated_at
-    )
-    values (
-        p_key, p_user_id, p_request_hash, 'pending', now() + (select s.idempotency_lease from payments.settings as s),
-        now(), now()
-    )
-    on conflict (key) do nothing;
-    if found then
-        return jsonb_build_object('status', 'new');
-    end if;
-    select k.* into v_known from payments.idempotency_keys as k where k.key = p_key for no key update;
+    -- a key that is forgotten by cleanup_idempotency_keys between the two is claimed in the next round
+    loop
+        insert into payments.idempotency_keys (
+            key, user_id, request_hash, status, leased_until, created_at, updated_at
+        )
+        values (
+            p_key, p_user_id, p_request_hash, 'pending',
+            now() + (select s.idempotency_lease from payments.settings as s), now(), now()
+        )
+        on conflict (key) do nothing;
+        if found then
+            return jsonb_build_object('status', 'new', 'claim', 1);
+        end if;
+        select k.* into v_known from payments.idempotency_keys as k where k.key = p_key for no key update;
+        exit when found;
+    end loop;
     if v_known.request_hash <> p_request_hash or v_known.user_id is distinct from p_user_id then
         raise exception 'This idempotency key was used with another request.'
             using errcode = 'PT409', detail = 'idempotency_conflict', hint = 'Use a new key for a new request.';
@@ -38,15 +42,16 @@ begin
     end if;
     update payments.idempotency_keys as k
     set status = 'pending',
+        claim = k.claim + 1,
         leased_until = now() + (select s.idempotency_lease from payments.settings as s),
         updated_at = now()
     where k.key = p_key;
-    return jsonb_build_object('status', 'new');
+    return jsonb_build_object('status', 'new', 'claim', v_known.claim + 1);
 end;
 $$;
 
 comment on function public.begin_idempotent_request(text, text, uuid) is
-'Claims a request. Answers {status: new} to the caller who must do the work (the first one, or the next after a '
+'Claims a request. Answers {status: new, claim} to the caller who must do the work (the first one, or the next after a '
 'failure or a crash), and {status: completed, response} to a repeat. Raises PT409 request_in_progress, PT409 '
 'idempotency_conflict, PT422 invalid_input.';
 

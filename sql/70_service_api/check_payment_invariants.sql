@@ -68,9 +68,10 @@ begin
     union all
     select 'subscription_covers_its_periods', p.user_id::text, p.tier
     from payments.subscription_periods as p
-    inner join public.payment_subscriptions as s on p.user_id = s.user_id and p.tier = s.tier
+    inner join auth.users as u on p.user_id = u.id
+    left join public.payment_subscriptions as s on p.user_id = s.user_id and p.tier = s.tier
     group by p.user_id, p.tier, s.ends_at
-    having max(p.ends_at) <> s.ends_at
+    having max(p.ends_at) is distinct from s.ends_at
     union all
     select 'completion_is_in_the_audit_trail', s.id::text, s.status
     from public.payment_checkout_sessions as s

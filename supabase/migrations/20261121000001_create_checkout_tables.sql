@@ -1,10 +1,10 @@
 -- Purpose: the engine's schema, its primitives, tables and types.
--- Locks:   none that others wait for: every object is new (plus a brief lock on auth.users for its foreign keys).
+-- Locks:   SHARE ROW EXCLUSIVE on auth.users while foreign keys to it are added: sign-ups wait for milliseconds.
 -- Undo:    roll forward with a new migration; a shipped migration never changes.
 set lock_timeout = '5s';
 
 -- The engine's own schema. PostgREST must never expose it: clients reach it only through the functions of `public`.
-create schema if not exists payments;
+create schema payments;
 
 comment on schema payments is
 'pgcheckout engine: internal tables and functions. Never expose this schema through the API.';
@@ -112,9 +112,9 @@ comment on function payments.guard_session_status() is
 
 revoke all on function payments.guard_session_status() from public, anon, authenticated, service_role;
 
--- The role GUC is what PostgREST sets for each request, and a SECURITY DEFINER function does not change it.
--- 'none' is a direct database login: trusted when it holds service_role's rights (postgres, a bridge login), which
--- authenticator does not, because it does not inherit.
+-- The role GUC is what PostgREST sets for each request, and a SECURITY DEFINER function does not change it; 'none' is a
+-- direct database login. Whoever holds service_role's rights is the service: itself, postgres, a login of the bridge's
+-- own. authenticator does not, because it does not inherit.
 create function payments.is_service()
 returns boolean
 language plpgsql
@@ -122,11 +122,7 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    return case coalesce(current_setting('role', true), '')
-        when 'service_role' then true
-        when 'none' then pg_has_role(session_user, 'service_role', 'usage')
-        else false
-    end;
+    return pg_has_role(coalesce(nullif(current_setting('role'), 'none'), session_user), 'service_role', 'usage');
 end;
 $$;
 
@@ -227,15 +223,20 @@ create table payments.settings (
     session_ttl interval not null default '24 hours',
     processing_ttl interval not null default '14 days',
     providers text[] not null default array['stripe', 'paystack', 'click', 'hypay', 'paypal', 'sandbox'],
+    idempotency_lease interval not null default '60 seconds',
     constraint settings_has_one_row check (only_row),
     constraint settings_session_ttl_is_30_minutes_or_more check (session_ttl >= interval '30 minutes'),
-    constraint settings_processing_ttl_is_positive check (processing_ttl > interval '0')
+    constraint settings_processing_ttl_is_positive check (processing_ttl > interval '0'),
+    constraint settings_idempotency_lease_is_positive check (idempotency_lease > interval '0')
 );
 
 comment on table payments.settings is 'Installation-wide settings: exactly one row, changed by the DBA.';
 comment on column payments.settings.session_ttl is 'How long a new session can be paid.';
 comment on column payments.settings.processing_ttl is 'How long a session may wait for a delayed payment method.';
 comment on column payments.settings.providers is 'Providers that a session may name.';
+
+comment on column payments.settings.idempotency_lease is
+'How long a request may be worked on before its holder counts as crashed.';
 
 alter table payments.settings enable row level security;
 revoke all on table payments.settings from public, anon, authenticated, service_role;
@@ -582,6 +583,7 @@ create table public.payment_credit_entries (
     amount bigint not null,
     reason text not null,
     source text not null,
+    note text,
     created_at timestamptz not null,
     primary key (user_id, id),
     constraint payment_credit_entries_change_something check (amount <> 0),
@@ -590,9 +592,10 @@ create table public.payment_credit_entries (
 );
 
 comment on table public.payment_credit_entries is 'Every change of a credit balance. Append-only.';
-comment on column public.payment_credit_entries.reason is 'Why: purchase.';
+comment on column public.payment_credit_entries.reason is 'Why: purchase or spend.';
 comment on column public.payment_credit_entries.source is
-'What caused it, unique per reason: the session of a purchase.';
+'What caused it, unique per reason: the session of a purchase, user and idempotency key of a spending.';
+comment on column public.payment_credit_entries.note is 'What the application says a spending was for.';
 
 create trigger payment_credit_entries_are_append_only
 before update or delete or truncate on public.payment_credit_entries
@@ -643,6 +646,32 @@ comment on table payments.subscription_periods is 'The period that each paid ses
 
 alter table payments.subscription_periods enable row level security;
 revoke all on table payments.subscription_periods from public, anon, authenticated, service_role;
+
+create table payments.idempotency_keys (
+    key text primary key,
+    user_id uuid,
+    request_hash text not null,
+    status text not null,
+    response jsonb,
+    claim bigint not null default 1,
+    leased_until timestamptz not null,
+    created_at timestamptz not null,
+    updated_at timestamptz not null,
+    constraint idempotency_keys_key_is_short check (length(key) between 1 and 300),
+    constraint idempotency_keys_status_is_known check (status in ('pending', 'completed', 'failed'))
+);
+
+comment on table payments.idempotency_keys is
+'Requests that must have their effect once, with the answer that a repeat gets.';
+comment on column payments.idempotency_keys.claim is 'Number of the holder; a take-over makes the next one.';
+comment on column payments.idempotency_keys.leased_until is
+'A pending request whose holder has not finished by then may be taken over: it has crashed.';
+
+-- Reader: cleanup_idempotency_keys.
+create index idempotency_keys_by_age on payments.idempotency_keys (updated_at);
+
+alter table payments.idempotency_keys enable row level security;
+revoke all on table payments.idempotency_keys from public, anon, authenticated, service_role;
 
 create type payments.grant_result as (
     fulfilment_status text,

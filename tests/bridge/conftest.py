@@ -8,7 +8,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
-import stamina
 
 from bridge.local.postgres import LocalPostgres
 from bridge.migrations import migrate, seed_file
@@ -16,26 +15,6 @@ from bridge.rpc import postgres
 from tests.support.bridge import Bridge, Buyer, Desk, SandboxDesk, StripeDesk, running_bridge
 from tests.support.database import Database, apply_files
 from tests.support.stripe_simulator import StripeSimulator
-
-
-@pytest.fixture(autouse=True)
-def _retries_do_not_wait() -> Iterator[None]:
-    with stamina.set_testing(True, attempts=3):
-        yield
-
-
-@pytest.fixture(scope="session")
-def stripe_server() -> Iterator[StripeSimulator]:
-    with StripeSimulator() as server:
-        yield server
-
-
-@pytest.fixture
-def stripe(stripe_server: StripeSimulator) -> StripeSimulator:
-    """A Stripe account, with no fault left over from another test."""
-    stripe_server.faults.clear()
-    stripe_server.received.clear()
-    return stripe_server
 
 
 @pytest.fixture(scope="session")

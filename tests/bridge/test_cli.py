@@ -117,3 +117,10 @@ class TestServe:
         assert served.wait(20) in (0, -signal.SIGTERM)
         assert served.stdout
         assert "Traceback" not in served.stdout.read()
+
+
+def test_serve_without_a_database_says_so_in_one_line(tmp_path: Path) -> None:
+    done = run(tmp_path, "serve")
+    assert done.code == 1
+    assert done.err.startswith("pgcheckout: No way to the database. Set PGCHECKOUT_DATABASE_URL")
+    assert len(done.err.splitlines()) == 1

@@ -186,3 +186,16 @@ def test_a_role_behind_a_transaction_pooler_is_an_error() -> None:
 def test_a_version_that_another_project_uses_is_an_error(db: Database) -> None:
     db.sql("update supabase_migrations.schema_migrations set name = 'something_else'")
     assert "something_else" in look(database_url=db.url())["postgres"].message
+
+
+def test_a_default_provider_that_is_off_is_an_error() -> None:
+    off = look(default_provider="paypal")["providers"]
+    assert (off.level, "paypal" in off.message) == ("error", True)
+    only_sandbox = {"stripe_secret_key": None, "stripe_webhook_secrets": None, "sandbox_secret": "s"}
+    assert look(environment="development", **only_sandbox)["providers"].level == "error"
+    assert "providers" not in look(environment="development", default_provider="sandbox", **only_sandbox)
+
+
+def test_a_mistyped_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PGCHECKOUT_PUBLC_URL", "https://pay.example.com")
+    assert "PGCHECKOUT_PUBLC_URL" in look()["settings"].message

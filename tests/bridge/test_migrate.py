@@ -85,3 +85,21 @@ def test_what_is_missing_is_one_line(tmp_path: Path) -> None:
         assert said in done.err
         assert "Traceback" not in done.err
         assert "p%ssword" not in done.err
+
+
+def test_a_project_with_a_schema_payments_of_its_own_is_left_alone(empty_database: Database) -> None:
+    empty_database.sql("create schema payments")
+    empty_database.sql("grant usage on schema payments to anon")
+    with pytest.raises(SetupError, match="a schema payments of its own"):
+        migrate(empty_database.url())
+    assert empty_database.value("select has_schema_privilege('anon', 'payments', 'usage')")
+    assert history(empty_database) == []
+
+
+def test_a_table_that_is_held_elsewhere_asks_for_a_quieter_moment(empty_database: Database) -> None:
+    with empty_database.as_owner().request() as other:
+        other.execute("lock table auth.users in share row exclusive mode")
+        with pytest.raises(SetupError) as refused:
+            migrate(empty_database.url())
+    assert "quieter moment" in refused.value.hint
+    assert len(migrate(empty_database.url())) == len(packaged_migrations())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,16 @@ def test_a_purchase_that_counts_twice_is_noticed(stack: Stack, swindle: str) -> 
         finally:
             owner.execute("drop function payments.swindle() cascade")
     assert buy_once(stack, said.append), said
+
+
+@pytest.mark.parametrize("ending", [signal.SIGTERM, signal.SIGHUP])
+def test_a_demo_that_is_ended_takes_its_database_along(ending: signal.Signals) -> None:
+    with subprocess.Popen([PGCHECKOUT, "demo", "--port", "0"], stdout=subprocess.PIPE, text=True) as demo:
+        assert demo.stdout is not None
+        lines = iter(demo.stdout)
+        database = next(line.split()[-1] for line in lines if "Database:" in line)
+        psycopg.connect(database).close()
+        demo.send_signal(ending)
+        demo.communicate(timeout=30)
+    with pytest.raises(psycopg.OperationalError):
+        psycopg.connect(database)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -467,3 +468,18 @@ def test_a_buyer_comes_back_with_the_page_or_the_reference(
 ) -> None:
     returned = bench.returned(query)
     assert (returned.provider_session_id, returned.reference, returned.outcome) == (page, reference, None)
+
+
+def test_what_the_buyer_typed_is_not_repeated_in_errors(stripe: StripeSimulator, bench: Bench) -> None:
+    refused = {"type": "invalid_request_error", "code": "email_invalid", "param": "customer_email"}
+    body = json.dumps({"error": refused | {"message": "Invalid email address: jane@private.test"}}).encode()
+    stripe.faults.append(Fault(status=400, body=body))
+    with pytest.raises(ProviderRefused) as caught:
+        bench.open_page(new_attempt(email="jane@private.test"))
+    assert "email_invalid" in caught.value.message
+    assert "jane" not in caught.value.message + caught.value.hint
+
+
+def test_another_address_on_the_same_attempt_is_another_request(stripe: StripeSimulator, bench: Bench) -> None:
+    first, second = (bench.open_page(new_attempt(email=email)) for email in ("a@example.test", "b@example.test"))
+    assert first.provider_session_id != second.provider_session_id

@@ -297,6 +297,14 @@ def test_an_event_of_the_other_mode_is_refused_and_kept(livemode: bool) -> None:
         assert notification.event.id == event["id"]
 
 
+def test_an_event_that_calls_for_nothing_is_ignored_whatever_its_mode(stripe: StripeSimulator, bench: Bench) -> None:
+    person = {"id": "cus_1", "email": "jane@example.test", "phone": "1", "address": {"city": "Paris"}}
+    notification = bench.read(stripe.event("customer.updated", person) | {"livemode": not stripe.livemode})
+    assert notification.refused is None
+    assert notification.ignored
+    assert "jane@example.test" not in str(notification.event.payload)
+
+
 @pytest.mark.parametrize("livemode", [None, "false", 0, []])
 def test_a_mode_that_is_not_plain_is_not_trusted(
     livemode: Any, stripe: StripeSimulator, bench: Bench, purchase: Purchase

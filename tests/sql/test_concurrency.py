@@ -7,9 +7,9 @@ from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 import pytest
 
+from tests.sql.answers import answer_or_reason
 from tests.support.database import Database, Row, call, outcome, refused
 from tests.support.races import all_at_once, start_and_see_it_wait
 
@@ -73,16 +73,12 @@ class TestManyAtOnce:
         assert db.entries(user) == [100]
 
     def test_one_payment_claimed_by_16_sessions_pays_one(self, db: Database) -> None:
-        def claim(attempt: Row) -> str:
-            try:
-                db.apply(attempt, provider_payment_id="pi_1")
-            except psycopg.Error as error:
-                return str(error.diag.message_detail)
-            return "paid"
-
         attempts = [db.open_attempt(db.new_session()) for _ in range(16)]
-        reasons = Counter(all_at_once([partial(claim, attempt) for attempt in attempts]))
-        assert reasons == {"paid": 1, "payment_reused": 15}
+        answers = all_at_once(
+            [partial(answer_or_reason, db.apply, attempt, provider_payment_id="pi_1") for attempt in attempts]
+        )
+        reasons = Counter(answer if answer == "payment_reused" else answer["status"] for answer in answers)
+        assert reasons == {"completed": 1, "payment_reused": 15}
         assert db.value("select count(*) from public.payment_credit_entries") == 1
 
     def test_the_balance_is_right_when_a_user_pays_many_sessions_at_once(self, db: Database, user: uuid.UUID) -> None:

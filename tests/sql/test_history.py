@@ -157,7 +157,13 @@ class TestStats:
 
 @pytest.mark.parametrize("function", [HISTORY, STATS])
 class TestWhoMayAsk:
-    def test_users_see_their_own_payments_only(self, db: Database, user: uuid.UUID, function: str) -> None:
+    @pytest.mark.parametrize("guarded", [True, False])
+    def test_users_see_their_own_payments_only_even_when_row_level_security_was_switched_off(
+        self, db: Database, user: uuid.UUID, function: str, guarded: bool
+    ) -> None:
+        if not guarded:
+            for table in ("payment_checkout_sessions", "payment_credit_entries"):
+                db.sql(f"alter table public.{table} disable row level security")
         other, nobody = db.new_user(), db.new_user()
         of_nobody = db.as_user(nobody).rpc(function)
         buy(db, user)

@@ -16,7 +16,6 @@ from tests.support.database import Database, Row, call, refused
 from tests.support.races import all_at_once, start_and_see_it_wait
 
 BEGIN, FINISH, CLEANUP = "begin_idempotent_request", "finish_idempotent_request", "cleanup_idempotency_keys"
-NEW = {"status": "new"}
 WAIT = 30  # seconds until a waiter is given up; nothing here takes long
 
 
@@ -24,8 +23,16 @@ def begin(db: Database, key: str | None = "k", request_hash: str | None = "h", u
     return db.as_service().rpc(BEGIN, p_key=key, p_request_hash=request_hash, p_user_id=user)
 
 
-def finish(db: Database, response: Any, status: str | None = "completed", key: str = "k") -> None:
-    db.as_service().rpc(FINISH, p_key=key, p_status=status, p_response=Jsonb(response))
+def finish(
+    db: Database, response: Any, status: str | None = "completed", key: str = "k", claim: int | None = None
+) -> None:
+    by = {} if claim is None else {"p_claim": claim}
+    db.as_service().rpc(FINISH, p_key=key, p_status=status, p_response=Jsonb(response), **by)
+
+
+def works(answer: Any) -> bool:
+    """This caller is the one who must do the work."""
+    return isinstance(answer, dict) and answer["status"] == "new"
 
 
 def end_lease(db: Database, key: str = "k") -> None:
@@ -48,7 +55,7 @@ def stored(db: Database) -> Row:
 
 class TestOneAfterTheOther:
     def test_the_first_caller_works(self, db: Database, user: uuid.UUID) -> None:
-        assert begin(db, user=user) == NEW
+        assert works(begin(db, user=user))
         row = stored(db)
         assert (row["status"], row["user_id"], row["response"]) == ("pending", user, None)
 
@@ -76,7 +83,7 @@ class TestOneAfterTheOther:
     def test_after_a_failure_the_next_caller_works_and_its_answer_counts(self, db: Database) -> None:
         begin(db)
         finish(db, {"error": "provider_down"}, "failed")
-        assert begin(db) == NEW
+        assert works(begin(db))
         with refused("PT409", "request_in_progress"):
             begin(db)
         finish(db, {"id": 2})
@@ -101,16 +108,27 @@ class TestOneAfterTheOther:
         assert db.everything() == before
 
     def test_two_keys_are_two_requests(self, db: Database) -> None:
-        assert [begin(db, "a"), begin(db, "b"), begin(db, "A")] == [NEW] * 3
+        assert all(works(begin(db, key)) for key in ("a", "b", "A"))
         finish(db, 1, key="a")
         assert begin(db, "a")["response"] == 1
         with refused("PT409", "request_in_progress"):
             begin(db, "b")
 
-    def test_finishing_what_nobody_began_changes_nothing(self, db: Database) -> None:
+    def test_finishing_what_nobody_began_is_an_error(self, db: Database) -> None:
         begin(db, "a")
         before = db.everything()
-        finish(db, 1, key="b")
+        for claim in (None, 1):
+            with refused("PT404", "idempotency_key_unknown"):
+                finish(db, 1, key="b", claim=claim)
+        assert db.everything() == before
+
+    @pytest.mark.parametrize("status", ["completed", "failed"])
+    def test_what_has_ended_cannot_end_otherwise(self, db: Database, status: str) -> None:
+        begin(db)
+        finish(db, 1, status)
+        before = db.everything()
+        for late in ("completed", "failed"):
+            finish(db, 2, late)
         assert db.everything() == before
 
 
@@ -125,7 +143,7 @@ class TestInput:
 
     @pytest.mark.parametrize("longest", ["x" * 300, "é🦊" * 150, " "])
     def test_1_to_300_characters_of_any_kind_are_accepted(self, db: Database, longest: str) -> None:
-        assert begin(db, longest, longest) == NEW
+        assert works(begin(db, longest, longest))
         finish(db, 1, key=longest)
         assert begin(db, longest, longest)["response"] == 1
 
@@ -150,7 +168,10 @@ class TestInput:
 class TestManyAtOnce:
     def test_of_16_callers_exactly_one_works(self, db: Database) -> None:
         answers = all_at_once([partial(answer_or_reason, begin, db)] * 16)
-        assert Counter(map(str, answers)) == {str(NEW): 1, "request_in_progress": 15}
+        assert Counter("new" if works(answer) else answer for answer in answers) == {
+            "new": 1,
+            "request_in_progress": 15,
+        }
 
     @pytest.mark.parametrize("state", ["crashed", "failed"])
     def test_of_16_callers_after_a_crash_or_a_failure_exactly_one_takes_over(self, db: Database, state: str) -> None:
@@ -160,20 +181,26 @@ class TestManyAtOnce:
         else:
             end_lease(db)
         answers = all_at_once([partial(answer_or_reason, begin, db)] * 16)
-        assert Counter(map(str, answers)) == {str(NEW): 1, "request_in_progress": 15}
+        assert Counter("new" if works(answer) else answer for answer in answers) == {
+            "new": 1,
+            "request_in_progress": 15,
+        }
 
     def test_16_requests_with_different_bodies_under_one_key_are_one_winner_and_15_conflicts(
         self, db: Database
     ) -> None:
         answers = all_at_once([partial(answer_or_reason, begin, db, "k", f"h{number}") for number in range(16)])
-        assert Counter(map(str, answers)) == {str(NEW): 1, "idempotency_conflict": 15}
+        assert Counter("new" if works(answer) else answer for answer in answers) == {
+            "new": 1,
+            "idempotency_conflict": 15,
+        }
 
     def test_a_caller_whose_claim_was_never_committed_leaves_the_work_to_the_one_who_waits(self, db: Database) -> None:
         with db.as_service().request() as first:
-            assert call(first, BEGIN, p_key="k", p_request_hash="h") == NEW
+            assert works(call(first, BEGIN, p_key="k", p_request_hash="h"))
             second = start_and_see_it_wait(db, partial(begin, db))
             first.rollback()
-        assert second.result(WAIT) == NEW
+        assert works(second.result(WAIT))
 
     def test_a_repeat_that_waits_for_the_end_of_the_first_gets_its_answer(self, db: Database) -> None:
         with db.as_service().request() as first:
@@ -194,7 +221,7 @@ class TestManyAtOnce:
             cleaner.execute("select from payments.idempotency_keys for update")
             second = start_and_see_it_wait(db, partial(begin, db, user=holder))
             cleaner.execute("select public.cleanup_idempotency_keys()")
-        assert second.result(WAIT) == NEW
+        assert works(second.result(WAIT))
         assert (stored(db)["status"], stored(db)["user_id"]) == ("pending", holder)
 
 
@@ -213,7 +240,7 @@ class TestCrashedHolder:
     def test_the_late_end_of_the_first_holder_does_not_change_what_repeats_are_told(self, db: Database) -> None:
         begin(db)
         end_lease(db)
-        assert begin(db) == NEW
+        assert works(begin(db))
         finish(db, {"by": "second"})
         before = db.everything()
         for status in ("completed", "failed"):
@@ -221,12 +248,39 @@ class TestCrashedHolder:
         assert db.everything() == before
         assert begin(db)["response"] == {"by": "second"}
 
-    def test_a_late_answer_of_the_first_holder_counts_when_it_is_the_first_answer(self, db: Database) -> None:
+    def test_without_claims_the_first_answer_after_a_take_over_counts(self, db: Database) -> None:
         begin(db)
         end_lease(db)
         begin(db)
         finish(db, {"by": "first"})
         finish(db, {"by": "second"})
+        assert begin(db)["response"] == {"by": "first"}
+
+    def test_every_holder_has_a_claim_of_its_own(self, db: Database) -> None:
+        claims = [begin(db)["claim"]]
+        end_lease(db)
+        claims.append(begin(db)["claim"])
+        finish(db, {}, "failed")
+        claims.append(begin(db)["claim"])
+        assert claims == [1, 2, 3]
+
+    @pytest.mark.parametrize("status", ["completed", "failed"])
+    def test_a_holder_that_was_taken_over_ends_nothing_while_the_new_one_works(self, db: Database, status: str) -> None:
+        first = begin(db)["claim"]
+        end_lease(db)
+        second = begin(db)["claim"]
+        before = db.everything()
+        finish(db, {"by": "first"}, status, claim=first)
+        assert db.everything() == before
+        with refused("PT409", "request_in_progress"):
+            begin(db)
+        finish(db, {"by": "second"}, claim=second)
+        assert begin(db)["response"] == {"by": "second"}
+
+    def test_a_slow_holder_that_nobody_took_over_may_still_end_its_work(self, db: Database) -> None:
+        claim = begin(db)["claim"]
+        end_lease(db)
+        finish(db, {"by": "first"}, claim=claim)
         assert begin(db)["response"] == {"by": "first"}
 
 
@@ -251,7 +305,7 @@ class TestCleanup:
         assert self.cleanup(db) == 0
         with refused("PT409", "request_in_progress"):
             begin(db, "working")
-        assert begin(db, "done") == NEW
+        assert works(begin(db, "done"))
 
     def test_how_old_is_for_the_caller_to_say(self, db: Database) -> None:
         for name, hours in (("a", 1), ("b", 3)):

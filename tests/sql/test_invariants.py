@@ -39,10 +39,9 @@ def busy_database(db: Database) -> None:
         for plan in (CREDITS, "credits_500", SUBSCRIPTION, SUBSCRIPTION, POSTER):
             db.apply(db.open_attempt(db.new_session(user, plan)))
         service.rpc("spend_credits", p_user_id=user, p_amount=600, p_reason="all of it", p_idempotency_key="k")
-        for name, changes in {
-            "too much": {"amount": 9999}, "too little": {"amount": 1}, "the wrong money": {"currency": "EUR"},
-        }.items():  # fmt: skip
-            db.apply(db.open_attempt(db.new_session(user, POSTER, p_subject=name)), **changes)
+        odd_money: list[Row] = [{"amount": 9999}, {"amount": 1}, {"currency": "EUR"}]
+        for money in odd_money:
+            db.apply(db.open_attempt(db.new_session(user, POSTER, p_subject=str(money))), **money)
         twice = db.open_attempt(db.new_session(user, p_subject="paid twice on one page"))
         for payment in ("a", "b"):
             db.apply(twice, provider_payment_id=f"pi_{twice['number']}_{payment}")
@@ -54,6 +53,7 @@ def busy_database(db: Database) -> None:
         db.complete(assumed, p_stripe_session_id=db.open_attempt(assumed)["provider_session_id"])
         for word in ("processing", "failed", "expired", "cancelled"):
             db.apply(db.open_attempt(db.new_session(user, p_subject=word)), word)
+        db.open_attempt(db.new_session(user, p_subject="not paid yet"))
     db.break_fulfilment("credits")
     for _ in range(2):
         undelivered = db.new_session(user, p_subject="undelivered")
@@ -194,14 +194,14 @@ DAMAGES = {
     "a subscription that ends later than was paid for": Damage(
         "subscription_covers_its_periods",
         "pro",
-        "update public.payment_subscriptions set ends_at = ends_at + interval '1 day'",
+        "update public.payment_subscriptions set ends_at = ends_at + interval '1 day' where user_id = %(user_id)s",
         SUBSCRIPTION,
         subject="user_id",
     ),
     "a subscription that ends too early": Damage(
         "subscription_covers_its_periods",
         "pro",
-        "update public.payment_subscriptions set ends_at = ends_at - interval '1 s'",
+        "update public.payment_subscriptions set ends_at = ends_at - interval '1 s' where user_id = %(user_id)s",
         SUBSCRIPTION,
         subject="user_id",
     ),

@@ -9,11 +9,11 @@ import os
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-import psycopg
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
+from tests.sql.answers import answer_or_reason
 from tests.support.database import Database, Row, outcome
 
 if TYPE_CHECKING:
@@ -61,13 +61,19 @@ class Session:
 class Model:
     sessions: list[Session] = field(default_factory=list)
     paid: dict[str, Session] = field(default_factory=dict)
+    spent: dict[str, int] = field(default_factory=dict)
     shelf_is_empty: bool = False
-
     clock: int = 0
 
     def now(self) -> int:
         self.clock += 1
         return self.clock
+
+    def given(self) -> list[int]:
+        return [CREDITS[session.plan] for session in self.sessions if session.given == "fulfilled"]
+
+    def balance(self) -> int:
+        return sum(self.given()) - sum(self.spent.values())
 
     def open_session(self, plan: str, subject: str | None) -> Session | None:
         return next((s for s in self.sessions if (s.plan, s.subject) == (plan, subject) and s.status in OPEN), None)
@@ -86,15 +92,12 @@ class Checkout(RuleBasedStateMachine):
         self.user = self.db.new_user()
         self.model = Model()
         self.db.mend_fulfilment("credits")
+        # so that there is something to spend from the first step on
+        self.complete(self.create("credits_100", "earlier", "stripe"), "earlier", None)
 
     def ask(self, function: str, **arguments: Any) -> Any:
         """The answer of the service's call, or the reason why it was refused."""
-        try:
-            return self.db.as_service().rpc(function, **arguments)
-        except psycopg.Error as error:
-            if not str(error.sqlstate).startswith("PT"):
-                raise
-            return error.diag.message_detail
+        return answer_or_reason(self.db.as_service().rpc, function, **arguments)
 
     @rule(
         target=sessions,
@@ -282,6 +285,18 @@ class Checkout(RuleBasedStateMachine):
         session.given = "failed" if self.model.shelf_is_empty else "fulfilled"
         assert answer["fulfilment_status"] == session.given
 
+    @rule(key=st.sampled_from(["x", "y", "z"]), amount=st.sampled_from([1, 60, 100]))
+    def spend(self, key: str, amount: int) -> None:
+        answer = self.ask("spend_credits", p_user_id=self.user, p_amount=amount, p_reason=key, p_idempotency_key=key)
+        known = self.model.spent.get(key)
+        if known not in (None, amount):
+            assert answer == "idempotency_conflict"
+        elif not known and self.model.balance() < amount:
+            assert answer == "insufficient_credits"
+        else:
+            self.model.spent[key] = amount
+            assert answer == {"spent": amount, "balance": self.model.balance(), "already_spent": known is not None}
+
     @rule(empty=st.booleans())
     def empty_or_fill_the_shelf(self, empty: bool) -> None:
         (self.db.break_fulfilment if empty else self.db.mend_fulfilment)("credits")
@@ -322,9 +337,9 @@ class Checkout(RuleBasedStateMachine):
 
     @invariant()
     def guarantees_3_and_7_each_purchase_is_given_once_and_the_balance_is_the_sum(self) -> None:
-        given = sorted(CREDITS[session.plan] for session in self.model.sessions if session.given == "fulfilled")
-        assert sorted(self.db.entries(self.user)) == given
-        assert self.db.balance(self.user) == sum(given)
+        spent = [-amount for amount in self.model.spent.values()]
+        assert sorted(self.db.entries(self.user)) == sorted(self.model.given() + spent)
+        assert self.db.balance(self.user) == self.model.balance()
 
     @invariant()
     def guarantee_5_only_enough_money_of_the_right_currency_settles(self) -> None:
@@ -332,6 +347,10 @@ class Checkout(RuleBasedStateMachine):
             "select 1 from payments.captures as c join public.payment_checkout_sessions as s on s.id = c.session_id"
             " where c.disposition = 'settled' and (c.amount < s.amount or c.currency <> s.currency)"
         )
+
+    @invariant()
+    def the_database_finds_nothing_broken_either(self) -> None:
+        assert self.ask("check_payment_invariants") == []
 
 
 def test_any_sequence_of_calls_keeps_the_guarantees(db: Database) -> None:

@@ -41,6 +41,8 @@ def who_ran_evil(db: Database, user: uuid.UUID) -> set[str]:
             "public.get_or_create_checkout_session('credits_100', p_metadata => '{}')",
             "public.quote_checkout('credits_100')",
             "public.get_latest_checkout_session()",
+            "public.payment_history(1, 20, 'pending')",
+            "public.payment_stats()",
             "public.cancel_checkout_session((public.get_latest_checkout_session()).id)",
         ):
             connection.execute(f"select {call}".encode())

@@ -79,9 +79,10 @@ class TestSpending:
         ids=str,
     )  # fmt: skip
     def test_impossible_input_is_refused_and_leaves_no_trace(self, db: Database, buyer: uuid.UUID, bad: Row) -> None:
+        good: Row = {"user": buyer, "amount": 1}
         before = db.everything()
         with refused("PT422", "invalid_input"):
-            spend(db, **{"user": buyer, "amount": 1} | bad)
+            spend(db, **(good | bad))
         assert db.everything() == before
 
     def test_an_amount_that_no_bigint_holds_is_refused(self, db: Database, buyer: uuid.UUID) -> None:
@@ -176,21 +177,27 @@ class TestManyAtOnce:
             first.rollback()
         assert second.result(WAIT) == {"spent": 10, "balance": 90, "already_spent": False}
 
-    @pytest.mark.parametrize("paid", [True, False])
-    def test_a_spending_waits_for_a_purchase_under_way_and_may_use_its_credits_if_it_is_real(
-        self, db: Database, buyer: uuid.UUID, paid: bool
+    @pytest.mark.parametrize(("paid", "left"), [(True, 140), (False, 40)])
+    def test_a_spending_waits_for_a_purchase_under_way_and_knows_what_became_of_it(
+        self, db: Database, buyer: uuid.UUID, paid: bool, left: int
     ) -> None:
         page = page_to_buy_on(db, buyer)
         with db.as_service().request() as first:
             call(first, "apply_payment_outcome", p_outcome=outcome(page))
-            second = start_and_see_it_wait(db, partial(answer_or_reason, spend, db, buyer, 150))
+            second = start_and_see_it_wait(db, partial(spend, db, buyer, 60))
             if not paid:
                 first.rollback()
-        if paid:
-            assert second.result(WAIT)["balance"] == 50
-        else:
-            assert second.result(WAIT) == "insufficient_credits"
-        assert ledger(db, buyer)[0] == (50 if paid else 100)
+        assert second.result(WAIT)["balance"] == left
+        assert ledger(db, buyer)[0] == left
+
+    def test_a_spending_that_waits_for_another_is_refused_when_too_little_is_left(
+        self, db: Database, buyer: uuid.UUID
+    ) -> None:
+        with db.as_service().request() as first:
+            call(first, FUNCTION, p_user_id=buyer, p_amount=60, p_reason="x", p_idempotency_key="k")
+            second = start_and_see_it_wait(db, partial(answer_or_reason, spend, db, buyer, 60, "k2"))
+        assert second.result(WAIT) == "insufficient_credits"
+        assert ledger(db, buyer) == (40, [100, -60])
 
     def test_a_purchase_waits_for_a_spending_under_way_and_loses_nothing(self, db: Database, buyer: uuid.UUID) -> None:
         page = page_to_buy_on(db, buyer)

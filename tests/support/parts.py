@@ -1,7 +1,7 @@
 """Optional real parts that some tests run against: PostgREST, the Supabase CLI, Chromium, plpgsql_check.
 
 ``make parts`` installs them. A test says what it needs with ``@pytest.mark.needs("postgrest")``: where the part is
-missing the test is skipped, unless the environment variable PGCHECKOUT_REQUIRE names the part; then it fails.
+missing the test is skipped, unless the environment variable REQUIRED_PARTS names the part; then it fails.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ def path_of(part: str, server: LocalPostgres) -> Path:
 
 def check_needs(item: pytest.Item, server: LocalPostgres) -> None:
     """Skip the test when a part that it needs is missing, or fail it when that part is required."""
-    required = {name.strip() for name in os.environ.get("PGCHECKOUT_REQUIRE", "").split(",")} - {""}
+    required = {name.strip() for name in os.environ.get("REQUIRED_PARTS", "").split(",")} - {""}
     if unknown := required - set(_FINDERS):
-        pytest.fail(f"PGCHECKOUT_REQUIRE names unknown parts: {', '.join(sorted(unknown))}", pytrace=False)
+        pytest.fail(f"REQUIRED_PARTS names unknown parts: {', '.join(sorted(unknown))}", pytrace=False)
     for part in _needs(item):
         if find(part, server) is None:
             message = f"{part} is missing. Remedy: make parts"

@@ -23,7 +23,7 @@ ITEM = cast("pytest.Item", _ItemThatNeedsChromium())
 @pytest.fixture(autouse=True)
 def nothing_on_path(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     monkeypatch.setenv("PATH", str(tmp_path_factory.mktemp("empty")))
-    monkeypatch.delenv("PGCHECKOUT_REQUIRE", raising=False)
+    monkeypatch.delenv("REQUIRED_PARTS", raising=False)
 
 
 def test_a_test_whose_part_is_missing_is_skipped_with_the_remedy(server: LocalPostgres) -> None:
@@ -32,12 +32,12 @@ def test_a_test_whose_part_is_missing_is_skipped_with_the_remedy(server: LocalPo
 
 
 def test_a_test_whose_required_part_is_missing_fails(server: LocalPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGCHECKOUT_REQUIRE", "postgrest, chromium")
+    monkeypatch.setenv("REQUIRED_PARTS", "postgrest, chromium")
     with pytest.raises(pytest.fail.Exception, match="chromium is missing"):
         check_needs(ITEM, server)
 
 
 def test_requiring_a_part_that_nobody_knows_fails(server: LocalPostgres, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PGCHECKOUT_REQUIRE", "chrome")
+    monkeypatch.setenv("REQUIRED_PARTS", "chrome")
     with pytest.raises(pytest.fail.Exception, match="unknown parts: chrome"):
         check_needs(ITEM, server)
