@@ -95,9 +95,9 @@ def serve(
 ) -> None:
     """Serve the bridge over HTTP. With several workers, /metrics counts each by itself."""
     settings = load_settings()
-    require_database(settings)
     if workers > 1 and settings.sandbox_secret and not settings.sandbox_url:
         raise SetupError("The sandbox lives in one process.", "Use --workers 1, or set PGCHECKOUT_SANDBOX_URL.")
+    require_database(settings)
     uvicorn.run("bridge.api.app:app_from_environment", factory=True, host=host, port=port, workers=workers)
 
 

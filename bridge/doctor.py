@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import os
 import re
 import time
@@ -86,7 +85,6 @@ class Finding:
 
 async def examine(settings: Settings) -> AsyncIterator[Finding]:
     """Everything that can be checked from here."""
-    logging.getLogger("psycopg.pool").setLevel(logging.CRITICAL)  # a finding says it once
     for finding in (*_names(), *_addresses(settings), *_providers(settings)):
         yield finding
     yield await _tokens(settings)
@@ -138,9 +136,9 @@ def _providers(settings: Settings) -> Iterator[Finding]:
     if settings.sandbox_secret:
         yield Finding("ok", "sandbox", "on (development)")
     on = {"stripe": bool(key and webhook_secrets), "sandbox": bool(settings.sandbox_secret)}
-    if not any(on.values()):
+    if not key and not on["sandbox"]:
         yield Finding("error", "providers", "No payment provider is on.", "Set the secrets of one, Stripe's say.")
-    elif not on.get(settings.default_provider):
+    elif any(on.values()) and not on.get(settings.default_provider):
         remedy = "Turn it on, or set PGCHECKOUT_DEFAULT_PROVIDER to one that is."
         yield Finding("error", "providers", f"The default provider {settings.default_provider} is off.", remedy)
 
