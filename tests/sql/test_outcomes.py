@@ -513,3 +513,11 @@ class TestWebhookFailures:
             with refused("PT422", "event_invalid"):
                 self.record(db, "x", retryable=True, event=bad)
         assert self.record(db, "x", retryable=True, event=good)["status"] == "failed"
+
+
+def test_a_refund_and_a_dispute_in_one_outcome_are_both_kept(db: Database) -> None:
+    attempt = db.open_attempt(db.new_session())
+    refunds = [{"provider_refund_id": "re_1", "amount": 100, "status": "succeeded"}]
+    said = outcome(attempt, refunds=refunds, disputed=True)
+    answer = db.as_service().rpc("apply_payment_outcome", p_outcome=said)
+    assert answer["review_reason"] == "dispute_reported, refund_reported"
