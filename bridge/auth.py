@@ -40,9 +40,7 @@ class Tokens:
         self._client = client
         self._secret = settings.jwt_secret.get_secret_value() if settings.jwt_secret else None
         self._audience = settings.jwt_audience
-        self._url = str(settings.jwks_url) if settings.jwks_url else None
-        if self._url is None and settings.supabase_url:
-            self._url = str(settings.supabase_url).rstrip("/") + "/auth/v1/.well-known/jwks.json"
+        self._url = settings.keys_url
         self._keys: dict[str, jwt.PyJWK] = {}
         self._asked_at = float("-inf")
         self._failed = ""

@@ -208,7 +208,7 @@ class Checkout:
         name = AttemptName(provider=page["provider"], provider_session_id=page["provider_session_id"])
         try:
             return await self._ask(await self._rpc.find_checkout_attempt(**name), source)
-        except (ProviderError, ProviderUnknown) as error:
+        except (ProviderError, Refused) as error:  # what is wrong with another page is no answer about this one
             log.warning("page %r could not be asked about: %s", page["provider_session_id"], error.reason)
             return None
 

@@ -15,6 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bridge.errors import PgcheckoutError, SetupError
 from bridge.migrations import packaged_migrations, pending_migrations
+from bridge.providers import enabled_names
 from bridge.rpc import connect_rpc
 from bridge.settings import Settings
 
@@ -135,22 +136,20 @@ def _providers(settings: Settings) -> Iterator[Finding]:
         yield Finding("warning" if odd else "ok", "stripe", f"on, {mode} mode, {settings.environment}", remedy)
     if settings.sandbox_secret:
         yield Finding("ok", "sandbox", "on (development)")
-    on = {"stripe": bool(key and webhook_secrets), "sandbox": bool(settings.sandbox_secret)}
-    if not key and not on["sandbox"]:
+    on = enabled_names(settings)
+    if not key and not on:
         yield Finding("error", "providers", "No payment provider is on.", "Set the secrets of one, Stripe's say.")
-    elif any(on.values()) and not on.get(settings.default_provider):
+    elif on and settings.default_provider not in on:
         remedy = "Turn it on, or set PGCHECKOUT_DEFAULT_PROVIDER to one that is."
         yield Finding("error", "providers", f"The default provider {settings.default_provider} is off.", remedy)
 
 
 async def _tokens(settings: Settings) -> Finding:
-    url = settings.jwks_url
-    if url is None and settings.supabase_url:
-        url = httpx.URL(str(settings.supabase_url).rstrip("/") + "/auth/v1/.well-known/jwks.json")  # type: ignore[assignment] # only printed
+    url = settings.keys_url
     if url is not None:
         try:
             async with httpx.AsyncClient(timeout=10.0) as client:
-                keys = (await client.get(str(url))).raise_for_status().json()["keys"]
+                keys = (await client.get(url)).raise_for_status().json()["keys"]
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             return Finding("error", "user tokens", f"No keys at {url} ({type(error).__name__}).", "Check the address.")
         if keys or settings.jwt_secret:

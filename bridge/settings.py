@@ -106,6 +106,13 @@ class Settings(BaseSettings):
             raise ValueError("not a Postgres URL; percent-encode special characters of the password")
         return url
 
+    @property
+    def keys_url(self) -> str | None:
+        """Where the project publishes the public keys of its user tokens."""
+        if self.jwks_url:
+            return str(self.jwks_url)
+        return str(self.supabase_url).rstrip("/") + "/auth/v1/.well-known/jwks.json" if self.supabase_url else None
+
     def url(self, path: str) -> str:
         """An address below ``public_url``."""
         return str(self.public_url).rstrip("/") + path

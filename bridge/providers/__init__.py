@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import httpx
 
@@ -11,14 +11,20 @@ from bridge.providers.sandbox import Sandbox
 from bridge.providers.stripe import Stripe
 from bridge.settings import Settings
 
-__all__ = ["Provider", "enabled_providers"]
+__all__ = ["Provider", "enabled_names", "enabled_providers"]
+
+_ADAPTERS: Mapping[str, Callable[[Settings, httpx.AsyncClient], Provider]] = {"stripe": Stripe, "sandbox": Sandbox}
+
+
+def enabled_names(settings: Settings) -> list[str]:
+    """A provider is on when its secrets are set."""
+    on = {
+        "stripe": settings.stripe_secret_key and settings.stripe_webhook_secrets,
+        "sandbox": settings.sandbox_secret,
+    }
+    return [name for name, secrets in on.items() if secrets]
 
 
 def enabled_providers(settings: Settings, client: httpx.AsyncClient) -> Mapping[str, Provider]:
-    """A provider is on when its secrets are set."""
-    providers: dict[str, Provider] = {}
-    if settings.stripe_secret_key and settings.stripe_webhook_secrets:
-        providers["stripe"] = Stripe(settings, client)
-    if settings.sandbox_secret:
-        providers["sandbox"] = Sandbox(settings, client)
-    return providers
+    """The adapters of the providers that are on."""
+    return {name: _ADAPTERS[name](settings, client) for name in enabled_names(settings)}

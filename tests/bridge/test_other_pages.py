@@ -65,3 +65,18 @@ def test_a_provider_that_is_away_does_not_keep_verify_from_answering(
     buyer.pay(old["session_id"], provider="sandbox")
     answer = buyer.verify(session_id=old["session_id"]).json()
     assert (answer["success"], answer["payment_status"]) == (False, "pending")
+
+
+def test_trouble_with_another_page_is_no_answer_about_this_one(
+    bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, old: Row
+) -> None:
+    stripe.faults.extend([Fault(status=503)] * 3)  # the old page cannot be closed
+    buyer.pay(old["session_id"], provider="sandbox")
+    payment = stripe.pay(old["provider_session_id"])[-1]["data"]["object"]["payment_intent"]
+    bridge.db.sql(
+        "insert into payments.captures (provider, provider_payment_id, session_id, amount, currency, disposition,"
+        " paid_at, created_at) values ('stripe', %s, gen_random_uuid(), 500, 'USD', 'orphaned', now(), now())",
+        payment,
+    )
+    answer = buyer.verify(session_id=old["session_id"])
+    assert (answer.status_code, answer.json()["payment_status"]) == (200, "pending")
