@@ -159,6 +159,20 @@ class CouponUnknown(Refused):
     status = 422
 
 
+class CouponExpired(Refused):
+    reason = "coupon_expired"
+    status = 422
+
+
+class CouponNotApplicable(Refused):
+    reason = "coupon_not_applicable"
+    status = 422
+
+
+class CouponExhausted(Refused):
+    reason = "coupon_exhausted"
+
+
 class PriceMismatch(Refused):
     reason = "price_mismatch"
     status = 422
@@ -191,6 +205,32 @@ class IdempotencyKeyUnknown(Refused):
 class InsufficientCredits(Refused):
     reason = "insufficient_credits"
     status = 402
+
+
+class GroupUnknown(Refused):
+    reason = "group_unknown"
+    status = 404
+
+
+class GroupProductMismatch(Refused):
+    reason = "group_product_mismatch"
+    status = 422
+
+
+class GroupFull(Refused):
+    reason = "group_full"
+
+
+class AlreadyMember(Refused):
+    reason = "already_member"
+
+
+class NotAMember(Refused):
+    reason = "not_a_member"
+
+
+class ContributionPaid(Refused):
+    reason = "contribution_paid"
 
 
 class SessionNotFound(Refused):
@@ -248,6 +288,28 @@ class PaymentReused(Refused):
 
 class NothingToRetry(Refused):
     reason = "nothing_to_retry"
+
+
+class TooManyRequests(Refused):
+    """``hint`` carries ``retry_after=`` and the seconds to wait."""
+
+    reason = "too_many_requests"
+    status = 429
+    retryable = True
+
+
+class NothingToRefund(Refused):
+    reason = "nothing_to_refund"
+
+
+class NotificationNotClaimed(Refused):
+    reason = "notification_not_claimed"
+    status = 404
+
+
+class InvariantBroken(Refused):
+    reason = "invariant_broken"
+    status = 500
 
 
 class TryAgain(Refused):

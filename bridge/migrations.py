@@ -110,7 +110,9 @@ def _apply(connection: psycopg.Connection, migration: Migration) -> None:
     except psycopg.Error as error:
         raise SetupError(
             f"Migration {migration.version}_{migration.name} failed and was rolled back: {error}",
-            _AT_A_QUIET_MOMENT if isinstance(error, psycopg.errors.LockNotAvailable) else _AS_OWNER,
+            _AT_A_QUIET_MOMENT
+            if isinstance(error, psycopg.errors.LockNotAvailable | psycopg.errors.DeadlockDetected)
+            else _AS_OWNER,
         ) from None
 
 

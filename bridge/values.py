@@ -18,6 +18,8 @@ __all__ = [
     "Outcome",
     "Page",
     "Refund",
+    "RefundKind",
+    "RefundStatus",
     "Returned",
     "SessionStatus",
     "Source",
@@ -83,20 +85,29 @@ class Page:
     expires_at: datetime | None = None
 
 
+RefundStatus = Literal["pending", "succeeded", "failed"]
+RefundKind = Literal["refund", "dispute"]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Refund:
-    """Money given back. ``amount`` in minor units; ``status`` is pending, succeeded, failed or cancelled."""
+    """Money given back, or disputed. ``amount`` in minor units.
+
+    ``status`` of a dispute: pending while it is open, succeeded when it is lost, failed when it is won.
+    """
 
     provider_refund_id: str
     amount: int
-    status: str
+    status: RefundStatus
+    kind: RefundKind = "refund"
+    reason: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a provider says about an attempt, in our words (docs/architecture.md).
 
-    ``status`` is None when it only speaks of refunds or a dispute. ``provider_payment_id`` is canonical: every path
+    ``status`` is None when it only speaks of refunds or disputes. ``provider_payment_id`` is canonical: every path
     derives the same id for the same money.
     """
 

@@ -7,19 +7,20 @@ from decimal import Decimal
 from typing import Annotated, Any, Self
 from uuid import UUID
 
-from fastapi import APIRouter, Header
+from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bridge.api.context import FromContext, SignedIn
 from bridge.api.errors import ErrorBody
 from bridge.checkout import Opened, Verified
+from bridge.idempotency import run_once
 from bridge.values import SessionStatus
 
 __all__ = ["router"]
 
 router = APIRouter(
     tags=["checkout"],
-    responses={status: {"model": ErrorBody} for status in (401, 403, 404, 409, 410, 413, 422, 500, 502, 503)},
+    responses={status: {"model": ErrorBody} for status in (401, 403, 404, 409, 410, 413, 422, 429, 500, 502, 503)},
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -49,7 +50,7 @@ class PayRequest(BaseModel):
 
 
 class CheckoutAnswer(BaseModel):
-    """Send the buyer to ``checkout_url``. ``amount`` is in minor units of ``currency``."""
+    """Send the buyer to ``checkout_url``; there is none when nothing is to be paid. ``amount`` is in minor units."""
 
     session_id: UUID
     status: SessionStatus
@@ -93,9 +94,13 @@ async def start_checkout(
     request: CheckoutRequest,
     user: SignedIn,
     context: FromContext,
+    http_request: Request,
     idempotency_key: Annotated[str | None, Header(min_length=1, max_length=255)] = None,
 ) -> CheckoutAnswer:
-    """Session and payment page in one call. The same purchase again gives the same open session and page."""
+    """Session and payment page in one call. The same purchase again gives the same open session and page.
+
+    A repeat with the same Idempotency-Key gets the answer that the first request got, for a day.
+    """
     arguments = {
         "p_plan": request.plan,
         "p_email": request.email or user.email,
@@ -107,7 +112,12 @@ async def start_checkout(
         "p_metadata": request.metadata,
     }
     provider = request.provider or context.settings.default_provider
-    return _checkout_answer(await context.checkout.start(user, provider, arguments))
+
+    async def start() -> dict[str, Any]:
+        return _checkout_answer(await context.checkout.start(user, provider, arguments)).model_dump(mode="json")
+
+    body = await http_request.body()
+    return CheckoutAnswer.model_validate(await run_once(context.rpc, user.id, idempotency_key, body, start))
 
 
 @router.post("/checkout/{session_id}/pay")

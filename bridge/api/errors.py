@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from http import HTTPStatus
 
 from fastapi import FastAPI, Request
@@ -35,7 +36,9 @@ class ErrorBody(BaseModel):
 def answer(status: int, reason: str, message: str, hint: str = "") -> JSONResponse:
     """An error answer."""
     body = ErrorBody(error=ErrorDetail(reason=reason, message=message, hint=hint))
-    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else None  # RFC 9110 asks for it
+    headers = {"WWW-Authenticate": "Bearer"} if status == 401 else {}  # RFC 9110 asks for it
+    if wait := re.match(r"retry_after=(\d+)", hint):
+        headers["Retry-After"] = wait.group(1)
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 

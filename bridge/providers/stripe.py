@@ -21,7 +21,19 @@ from bridge.providers.base import query_values, return_url
 from bridge.providers.http import is_temporary, send
 from bridge.providers.shapes import MALFORMED, moment, shaped, storable, text, whole
 from bridge.settings import Settings
-from bridge.values import Attempt, Event, Notification, Outcome, Page, Refund, Returned, Source, Status
+from bridge.values import (
+    Attempt,
+    Event,
+    Notification,
+    Outcome,
+    Page,
+    Refund,
+    RefundKind,
+    RefundStatus,
+    Returned,
+    Source,
+    Status,
+)
 
 __all__ = ["Stripe", "from_stripe_amount", "to_stripe_amount", "verify_signature"]
 
@@ -37,9 +49,12 @@ _DIVISOR = {"MGA": 100}
 _LAST_DIGIT_MUST_BE_ZERO = frozenset({"BHD", "JOD", "KWD", "OMR", "TND"})
 _LARGEST_CHARGE = 99_999_999
 
-_ENDED_DISPUTES = frozenset({"won", "prevented", "warning_closed"})
+# all others are under way
+_DISPUTE_STATUS: Mapping[str, RefundStatus] = {
+    "won": "failed", "prevented": "failed", "warning_closed": "failed", "lost": "succeeded"
+}  # fmt: skip
 _EXPIRED_INTENTS = frozenset({"expired", "automatic"})
-_REFUND_STATUS = {"succeeded": "succeeded", "failed": "failed", "canceled": "cancelled"}  # all others are under way
+_REFUND_STATUS: Mapping[str, RefundStatus] = {"succeeded": "succeeded", "failed": "failed", "canceled": "failed"}
 _SECRET_OR_PERSONAL = frozenset({
     "address", "billing_details", "client_secret", "collected_information", "custom_fields", "customer_details",
     "customer_email", "destination_details", "email", "evidence", "instructions_email", "last_payment_error",
@@ -165,11 +180,10 @@ class Stripe:
         with shaped(ProviderUnavailable, "Stripe's answer"):
             intent = session.get("payment_intent") or {}
             charge = intent.get("latest_charge") or {}
-            return self._session_outcome(
-                session, source, _session_status(session, intent), moment(charge.get("created")),
-                refunds=await self._refunds(text(intent["id"])) if charge.get("amount_refunded") else (),
-                disputed=await self._is_disputed(text(intent["id"])) if charge.get("disputed") else False,
-            )  # fmt: skip
+            refunds, disputes = bool(charge.get("amount_refunded")), bool(charge.get("disputed"))
+            back = await self._taken_back(text(intent["id"]), refunds=refunds, disputes=disputes) if intent else ()
+            status = _session_status(session, intent)
+            return self._session_outcome(session, source, status, moment(charge.get("created")), refunds=back)
 
     async def read_return(self, query: str) -> Returned:
         """``page`` on success (Stripe fills it in), ``reference`` from the back button."""
@@ -206,11 +220,8 @@ class Stripe:
             return self._read_session_event(event, subject, at)
         if kind in ("payment_intent.succeeded", "payment_intent.processing", "payment_intent.canceled"):
             return self._read_intent_event(event, subject, at)
-        if kind == "charge.refunded" or kind.startswith(("refund.", "charge.refund.")):
-            intent = _id(subject["payment_intent"])
-            return await self._taken_back(event, subject, at, refunds=await self._refunds(intent) if intent else ())
-        if kind.startswith("charge.dispute."):
-            return await self._taken_back(event, subject, at, disputed=text(subject["status"]) not in _ENDED_DISPUTES)
+        if kind == "charge.refunded" or kind.startswith(("refund.", "charge.refund.", "charge.dispute.")):
+            return await self._read_taken_back_event(event, subject, at)
         return Notification(event=event, ignored="not an event that this adapter knows")
 
     def _read_session_event(self, event: Event, session: dict[str, Any], at: datetime | None) -> Notification:
@@ -235,24 +246,16 @@ class Stripe:
         )  # fmt: skip
         return Notification(event=event, outcome=outcome)
 
-    async def _taken_back(
-        self,
-        event: Event,
-        subject: dict[str, Any],
-        at: datetime | None,
-        *,
-        refunds: tuple[Refund, ...] = (),
-        disputed: bool = False,
-    ) -> Notification:
+    async def _read_taken_back_event(self, event: Event, subject: dict[str, Any], at: datetime | None) -> Notification:
         payment = _id(subject["payment_intent"])
-        if payment is None or not (refunds or disputed):
+        disputes = event.type.startswith("charge.dispute.")
+        refunds = await self._taken_back(payment, refunds=not disputes, disputes=disputes) if payment else ()
+        if not refunds:
             return Notification(event=event, ignored="nothing of ours was taken back")
         # refunds and disputes have metadata of their own: the payment says whose it is
         with shaped(ProviderUnavailable, "Stripe's answer"):
             intent = await self._call("GET", f"/v1/payment_intents/{payment}")
-            outcome = self._outcome(
-                intent, "webhook", None, at, provider_payment_id=payment, refunds=refunds, disputed=disputed
-            )
+            outcome = self._outcome(intent, "webhook", None, at, provider_payment_id=payment, refunds=refunds)
         # without our reference it can still be ours: paid before pgcheckout opened the pages
         return Notification(event=event, outcome=outcome, ours=outcome.reference is not None)
 
@@ -284,21 +287,15 @@ class Stripe:
             **said,
         )
 
-    async def _refunds(self, payment_intent: str) -> tuple[Refund, ...]:
+    async def _taken_back(self, payment_intent: str, *, refunds: bool, disputes: bool) -> tuple[Refund, ...]:
+        """All refunds, all disputes, or both of a payment as they are now: events come in any order."""
         with shaped(ProviderUnavailable, "Stripe's answer"):
-            return tuple(
-                Refund(
-                    provider_refund_id=text(refund["id"]),
-                    amount=_amount(refund["amount"], text(refund["currency"]).upper()),
-                    status=_REFUND_STATUS.get(refund["status"], "pending"),
-                )
-                for refund in await self._list("/v1/refunds", payment_intent)
+            given = await self._list("/v1/refunds", payment_intent) if refunds else []
+            disputed = await self._list("/v1/disputes", payment_intent) if disputes else []
+            return (
+                *(_refund(said, "refund", _REFUND_STATUS) for said in given),
+                *(_refund(said, "dispute", _DISPUTE_STATUS) for said in disputed),
             )
-
-    async def _is_disputed(self, payment_intent: str) -> bool:
-        with shaped(ProviderUnavailable, "Stripe's answer"):
-            disputes = await self._list("/v1/disputes", payment_intent)
-            return any(dispute["status"] not in _ENDED_DISPUTES for dispute in disputes)
 
     async def _list(self, path: str, payment_intent: str) -> list[dict[str, Any]]:
         query = {"payment_intent": payment_intent, "limit": "100"}
@@ -387,6 +384,16 @@ def _id(value: Any) -> str | None:
     """Stripe gives an id, or the object itself where it was expanded."""
     identifier = value["id"] if isinstance(value, dict) else value
     return text(identifier) if identifier else None
+
+
+def _refund(said: Mapping[str, Any], kind: RefundKind, statuses: Mapping[str, RefundStatus]) -> Refund:
+    return Refund(
+        provider_refund_id=text(said["id"]),
+        amount=_amount(said["amount"], text(said["currency"]).upper()),
+        status=statuses.get(said["status"], "pending"),
+        kind=kind,
+        reason=said.get("reason"),
+    )
 
 
 def _amount(value: Any, currency: str) -> int:

@@ -7,7 +7,7 @@ their Python shapes.
 from __future__ import annotations
 
 from bridge.errors import SetupError
-from bridge.rpc.functions import AttemptName, Rpc
+from bridge.rpc.functions import AttemptName, Claim, Rpc
 from bridge.rpc.postgres import PostgresTransport
 from bridge.rpc.supabase import SupabaseTransport
 from bridge.rpc.transport import Transport
@@ -15,6 +15,7 @@ from bridge.settings import Settings
 
 __all__ = [
     "AttemptName",
+    "Claim",
     "PostgresTransport",
     "Rpc",
     "SupabaseTransport",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, TypedDict, Unpack
+from typing import Any, NamedTuple, TypedDict, Unpack
 from uuid import UUID
 
 from bridge.errors import PgcheckoutError
 from bridge.rpc.transport import Transport
 from bridge.values import Applied, Attempt, Event, Outcome, Page
 
-__all__ = ["AttemptName", "Rpc"]
+__all__ = ["AttemptName", "Claim", "Rpc"]
 
 NOBODY = UUID(int=0)
 
@@ -22,6 +22,13 @@ class AttemptName(TypedDict, total=False):
     reference: str | None
     provider: str | None
     provider_session_id: str | None
+
+
+class Claim(NamedTuple):
+    """A request to work on under this claim, or (when it was done before) the answer that it got."""
+
+    number: int | None
+    response: Mapping[str, Any] | None
 
 
 class Rpc:
@@ -80,6 +87,22 @@ class Rpc:
             "p_retryable": comes_again,
         }
         await self._transport.call("record_webhook_failure", arguments)
+
+    async def begin_idempotent_request(self, key: str, request_hash: str, user_id: UUID) -> Claim:
+        """Claim a request that must have its effect once."""
+        arguments = {"p_key": key, "p_request_hash": request_hash, "p_user_id": user_id}
+        answer = await self._transport.call("begin_idempotent_request", arguments)
+        return Claim(answer.get("claim"), answer.get("response"))
+
+    async def finish_idempotent_request(self, key: str, claim: Claim, response: Mapping[str, Any] | None) -> None:
+        """Keep the answer for repeats; without one, the request had no effect and may be tried again."""
+        arguments = {
+            "p_key": key,
+            "p_status": "failed" if response is None else "completed",
+            "p_response": response,
+            "p_claim": claim.number,
+        }
+        await self._transport.call("finish_idempotent_request", arguments)
 
     async def check(self) -> None:
         """Prove that the database answers, is migrated and lets the bridge in."""

@@ -17,14 +17,22 @@ create table public.payment_products (
             coalesce(terms ->> 'tier', '') <> ''
             and coalesce(terms ->> 'period', '') ~ '^[1-9][0-9]{0,3} (day|week|month|year)s?$'
         )
+    ),
+    constraint payment_products_groups_have_capacity_contribution_and_cycle check (
+        kind <> 'group_create' or (
+            coalesce(terms ->> 'capacity', '') ~ '^[1-9][0-9]{0,3}$'
+            and coalesce(terms ->> 'contribution_product', '') <> ''
+            and coalesce(terms ->> 'cycle', '') ~ '^[1-9][0-9]{0,3} (day|week|month|year)s?$'
+        )
     )
 );
 
 comment on table public.payment_products is 'What can be bought. The id is what clients send as p_plan.';
 comment on column public.payment_products.kind is 'How a paid session is fulfilled (payments.fulfilment_handlers).';
 comment on column public.payment_products.terms is
-'What the buyer gets: {"credits": 100}, or {"tier": "pro", "period": "1 month"}. Copied into each session, so that a '
-'later change of the product does not change what was sold.';
+'What the buyer gets: {"credits": 100}, {"tier": "pro", "period": "1 month"}, or {"capacity": 12, '
+'"contribution_product": "…", "cycle": "1 month", "join_product": "…"} for group_create. Copied into each session, so '
+'that a later change of the product does not change what was sold.';
 
 alter table public.payment_products enable row level security;
 revoke all on table public.payment_products from public, anon, authenticated, service_role;

@@ -87,6 +87,10 @@ where status in ('pending', 'processing');
 -- Readers: get_latest_checkout_session (ids are time-ordered), RLS, the cascade from auth.users.
 create index payment_checkout_sessions_by_user on public.payment_checkout_sessions (user_id, id);
 
+-- Readers: payment_health, payment_open_reviews.
+create index payment_checkout_sessions_in_review on public.payment_checkout_sessions (id)
+where review_reason is not null;
+
 create unique index payment_checkout_sessions_one_per_idempotency_key
 on public.payment_checkout_sessions (user_id, idempotency_key)
 where idempotency_key is not null;

@@ -11,6 +11,8 @@ create table payments.attempts (
     error_message text,
     created_at timestamptz not null,
     expires_at timestamptz not null,
+    reconcile_at timestamptz,
+    reconcile_tries int not null default 0,
     constraint attempts_reference_is_unique unique (reference),
     constraint attempts_status_is_known check (status in ('open', 'processing', 'failed', 'expired', 'cancelled'))
 ) with (fillfactor = 80);
@@ -23,6 +25,11 @@ comment on column payments.attempts.reference is
 comment on column payments.attempts.status is
 'The last word of the provider on this page. It only advances: open, processing, then failed, expired or cancelled. '
 'Money is in payments.captures, not here.';
+comment on column payments.attempts.reconcile_at is
+'When the provider is asked about this page next; null when there is nothing left to ask.';
+
+-- Readers: claim_sessions_to_reconcile, payment_health.
+create index attempts_to_reconcile on payments.attempts (reconcile_at) where reconcile_at is not null;
 
 -- Reader: apply_payment_outcome, when a provider names its own session only.
 create unique index attempts_one_per_provider_session

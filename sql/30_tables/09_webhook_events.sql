@@ -19,5 +19,8 @@ comment on table payments.webhook_events is
 'will send it again; dead: a person must look.';
 comment on column payments.webhook_events.error is 'Stable reason why it could not be applied (docs/errors.md).';
 
+-- Reader: payment_health.
+create index webhook_events_not_handled on payments.webhook_events (received_at) where status <> 'handled';
+
 alter table payments.webhook_events enable row level security;
 revoke all on table payments.webhook_events from public, anon, authenticated, service_role;

@@ -14,9 +14,11 @@ create table public.payment_credit_entries (
 );
 
 comment on table public.payment_credit_entries is 'Every change of a credit balance. Append-only.';
-comment on column public.payment_credit_entries.reason is 'Why: purchase or spend.';
+comment on column public.payment_credit_entries.reason is
+'Why: purchase, spend, clawback (a refund) or reinstatement (a refund that failed later).';
 comment on column public.payment_credit_entries.source is
-'What caused it, unique per reason: the session of a purchase, user and idempotency key of a spending.';
+'What caused it, unique per reason: the session of a purchase, user and idempotency key of a spending, session and '
+'number of a clawback or reinstatement.';
 comment on column public.payment_credit_entries.note is 'What the application says a spending was for.';
 
 create trigger payment_credit_entries_are_append_only

@@ -10,10 +10,10 @@ begin
     v_wrong := case
         when length(p_email) > 320 or p_email !~ '^[^@[:space:][:cntrl:]]+@[^@[:space:][:cntrl:]]+$'
             then 'p_email must be an e-mail address of at most 320 characters'
-        when length(p_subject) not between 1 and 200
-            then 'p_subject must have 1 to 200 characters'
-        when length(p_idempotency_key) not between 1 and 255
-            then 'p_idempotency_key must have 1 to 255 characters'
+        when length(p_subject) not between 1 and 200 or p_subject ~ '[[:cntrl:]]'
+            then 'p_subject must have 1 to 200 characters, none of them a control character'
+        when length(p_idempotency_key) not between 1 and 255 or p_idempotency_key ~ '[[:cntrl:]]'
+            then 'p_idempotency_key must have 1 to 255 characters, none of them a control character'
         when jsonb_typeof(p_metadata) <> 'object' or octet_length(p_metadata::text) > 8192
             then 'p_metadata must be a JSON object of at most 8192 bytes'
     end;

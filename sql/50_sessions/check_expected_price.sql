@@ -6,8 +6,12 @@ immutable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    if p_price * (10::numeric ^ payments.currency_exponent(p_offer.currency)) <> p_offer.amount then
-        raise exception 'The price is not % %.', p_price, p_offer.currency
+    if (case
+        -- no bigint holds what is larger: the product of a wild number is not even a number
+        when p_price > 1e19 then true
+        else p_price * (10::numeric ^ payments.currency_exponent(p_offer.currency)) <> p_offer.amount
+    end) then
+        raise exception 'The price is not % %.', left(p_price::text, 40), p_offer.currency
             using errcode = 'PT422', detail = 'price_mismatch', hint = format(
                 'The amount is %s in minor units of %s. Show it with quote_checkout, or leave p_price out.',
                 p_offer.amount, p_offer.currency);

@@ -9,7 +9,7 @@ declare
 begin
     select s.providers into v_providers from payments.settings as s;
     if p_provider is null or p_provider <> all(v_providers) then
-        raise exception 'There is no payment provider %.', coalesce(quote_literal(p_provider), 'without a name')
+        raise exception 'There is no payment provider %.', coalesce(quote_literal(left(p_provider, 64)), 'without a name')
             using errcode = 'PT422', detail = 'provider_unknown',
             hint = format('p_provider can be one of: %s.', array_to_string(v_providers, ', '));
     end if;

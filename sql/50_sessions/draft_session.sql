@@ -25,12 +25,15 @@ begin
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
     perform payments.check_expected_price(p_price, v_offer);
     -- who signed in by phone has the claim, but empty
-    v_draft.email := coalesce(p_email, nullif(auth.jwt() ->> 'email', ''));
+    v_draft.email := coalesce(p_email, substring(
+        auth.jwt() ->> 'email' from '^[^@[:space:][:cntrl:]]{1,160}@[^@[:space:][:cntrl:]]{1,159}$'
+    ));
     v_draft.product_id := v_offer.product_id;
     v_draft.kind := v_offer.kind;
     v_draft.terms := v_offer.terms;
     v_draft.subject := p_subject;
-    v_draft.provider := p_provider;
+    -- a coupon that takes the whole price leaves nothing to ask a provider for
+    v_draft.provider := case when v_offer.amount > 0 then p_provider else 'none' end;
     v_draft.currency := v_offer.currency;
     v_draft.original_amount := v_offer.original_amount;
     v_draft.discount_amount := v_offer.discount_amount;

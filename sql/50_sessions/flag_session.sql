@@ -4,7 +4,8 @@ create function payments.flag_session(
     p_reason text,
     p_source text,
     p_occurred_at timestamptz,
-    p_now timestamptz
+    p_now timestamptz,
+    p_detail text default null
 )
 returns public.payment_checkout_sessions
 language plpgsql
@@ -19,14 +20,18 @@ begin
     where s.id = p_session.id
     returning s.* into v_session;
     perform payments.add_session_event(
-        p_session.id, p_session.status, p_session.status, p_source, p_reason, p_occurred_at, p_now
+        p_session.id, p_session.status, p_session.status, p_source, p_reason, p_occurred_at, p_now, p_detail
     );
+    perform payments.queue_notification(v_session, 'review_alert', p_reason, '{}', p_now);
     return v_session;
 end;
 $$;
 
-comment on function payments.flag_session(public.payment_checkout_sessions, text, text, timestamptz, timestamptz) is
-'Marks a session for review, whatever its status, and says so in the audit trail.';
+comment on function payments.flag_session(
+    public.payment_checkout_sessions, text, text, timestamptz, timestamptz, text
+) is
+'Marks a session for review, whatever its status, says so in the audit trail and alerts the operator.';
 
-revoke all on function payments.flag_session(public.payment_checkout_sessions, text, text, timestamptz, timestamptz)
-from public, anon, authenticated, service_role;
+revoke all on function payments.flag_session(
+    public.payment_checkout_sessions, text, text, timestamptz, timestamptz, text
+) from public, anon, authenticated, service_role;

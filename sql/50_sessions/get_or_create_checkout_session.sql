@@ -36,6 +36,13 @@ begin
     );
     v_draft.idempotency_key := p_idempotency_key;
     v_draft.idempotency_fingerprint := v_fingerprint;
+    if v_draft.amount = 0 then
+        v_id := payments.repeated_free_session(v_draft, now());
+        if v_id is not null then
+            return v_id;
+        end if;
+    end if;
+    perform payments.check_sale(v_draft);
     -- each round that does not return has seen another transaction make progress
     for v_round in 1..20 loop
         select s.* into v_open
@@ -46,7 +53,7 @@ begin
             and s.status in ('pending', 'processing');
         v_id := case
             when found then payments.reuse_session(v_open, v_draft, now())
-            else payments.insert_session(v_draft, now())
+            else payments.create_session(v_draft, now())
         end;
         v_id := coalesce(
             v_id, payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now())

@@ -1,4 +1,5 @@
--- Lock order of the engine, everywhere: webhook event, session, attempt, coupon, group, balance or subscription.
+-- Lock order of the engine, everywhere: webhook event, purchase (late money and free sessions only), session, attempt,
+-- coupon, group, balance or subscription, invoice counter.
 -- FOR NO KEY UPDATE, so that foreign-key checks of other rows never wait for a payment.
 create function payments.lock_session(p_session_id uuid)
 returns public.payment_checkout_sessions

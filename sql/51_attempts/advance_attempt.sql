@@ -9,7 +9,7 @@ as $$
 begin
     update payments.attempts as a
     set status = p_outcome.status,
-        error_code = p_outcome.error_code,
+        error_code = left(p_outcome.error_code, 255),
         error_message = left(p_outcome.error_message, 500)
     where a.number = p_number
         and (a.status = 'open' or (a.status = 'processing' and p_outcome.status <> 'processing'));

@@ -5,6 +5,8 @@ language plpgsql
 volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_number bigint;
 begin
     update public.payment_checkout_sessions as s
     set current_attempt = a.number, updated_at = p_now
@@ -13,8 +15,12 @@ begin
         and s.status = 'processing'
         and a.session_id = p_session.id
         and a.number <> p_session.current_attempt
-        and a.status = 'processing';
-    return found;
+        and a.status = 'processing'
+    returning a.number into v_number;
+    update payments.attempts as a
+    set reconcile_at = p_now + (select s.reconcile_after[1] from payments.settings as s)
+    where a.number = v_number and a.reconcile_at is null;
+    return v_number is not null;
 end;
 $$;
 

@@ -13,13 +13,14 @@ declare
     v_expires_at timestamptz := greatest(p_session.expires_at, p_now + interval '30 minutes');
     v_attempt payments.attempts;
 begin
-    insert into payments.attempts (session_id, provider, reference, created_at, expires_at)
+    insert into payments.attempts (session_id, provider, reference, created_at, expires_at, reconcile_at)
     values (
         p_session.id,
         p_provider,
         replace(payments.new_time_ordered_id(p_session.user_id)::text, '-', ''),
         p_now,
-        v_expires_at
+        v_expires_at,
+        p_now + (select s.reconcile_after[1] from payments.settings as s)
     )
     returning * into v_attempt;
     update public.payment_checkout_sessions as s

@@ -13,6 +13,8 @@ begin
         if p_outcome.status = 'completed' then
             perform payments.keep_orphaned_money(v_claim, p_now);
         end if;
+        v_session.id := p_attempt.session_id;
+        perform payments.record_refund(r, p_outcome.source, p_now) from payments.read_refunds(p_outcome, v_session) as r;
         return jsonb_build_object('session_id', p_attempt.session_id, 'review_reason', 'session_deleted');
     end if;
     if p_outcome.status = 'completed' then
@@ -24,7 +26,7 @@ begin
         v_answer := payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
     if p_outcome.disputed or jsonb_array_length(p_outcome.refunds) > 0 then
-        v_answer := payments.flag_money_taken_back(p_outcome, p_attempt.session_id, p_now);
+        v_answer := payments.apply_refunds(p_outcome, p_attempt.session_id, p_now);
     end if;
     return v_answer;
 end;

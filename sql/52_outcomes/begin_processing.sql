@@ -38,6 +38,10 @@ begin
         update public.payment_checkout_sessions as s
         set current_attempt = coalesce(p_attempt_number, s.current_attempt)
         where s.id = p_session.id;
+        -- it may have left the reconciler's queue while another page was the current one
+        update payments.attempts as a
+        set reconcile_at = p_now + (select s.reconcile_after[1] from payments.settings as s)
+        where a.number = p_attempt_number and a.reconcile_at is null;
     end if;
 exception
     when unique_violation then -- a rival that appeared after the look above

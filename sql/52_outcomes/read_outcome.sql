@@ -17,12 +17,12 @@ begin
     v_outcome.currency := upper(v_outcome.currency);
     v_outcome.source := coalesce(v_outcome.source, 'webhook');
     v_wrong := coalesce(v_wrong, case
-        when v_outcome.provider is null then 'provider is missing'
+        when v_outcome.provider is null or v_outcome.provider !~ '^[a-z][a-z0-9_-]{0,62}$' then 'provider is missing or no name'
         when v_outcome.status not in ('pending', 'processing', 'completed', 'failed', 'expired', 'cancelled')
             then 'status must be pending, processing, completed, failed, expired or cancelled'
         when v_outcome.source not in ('client', 'webhook', 'verify', 'return', 'reconcile', 'cron', 'admin')
             then 'source must be client, webhook, verify, return, reconcile, cron or admin'
-        when jsonb_typeof(v_outcome.refunds) <> 'array' then 'refunds must be an array'
+        when payments.wrong_refund_field(v_outcome.refunds) is not null then payments.wrong_refund_field(v_outcome.refunds)
         when v_outcome.status is null and not coalesce(v_outcome.disputed, false)
             and coalesce(jsonb_array_length(v_outcome.refunds), 0) = 0
             then 'status is missing'
@@ -32,6 +32,12 @@ begin
             then 'amount must be an integer in minor units, not negative'
         when v_outcome.status = 'completed' and coalesce(v_outcome.currency, '') !~ '^[A-Z]{3}$'
             then 'currency must be an ISO 4217 code'
+        when length(v_outcome.provider_session_id) > 255 or length(v_outcome.provider_customer_id) > 255
+            or length(v_outcome.provider_payment_id) > 255
+            then 'provider_session_id, provider_payment_id and provider_customer_id must have at most 255 characters'
+        when v_outcome.currency !~ '^[A-Z]{3}$' then 'currency must be an ISO 4217 code'
+        when v_outcome.paid_at not between '1970-01-01Z' and now() + interval '1 day'
+            then 'paid_at must be a time between 1970 and now'
     end);
     if v_wrong is not null then
         raise exception 'The outcome is not valid: %.', v_wrong

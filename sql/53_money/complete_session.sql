@@ -1,4 +1,5 @@
--- The one place where a session becomes completed: handler, then one update of the locked row, then the audit row.
+-- The one place where a session becomes completed: handler, then one update of the locked row, then what tells of it.
+-- The invoice comes last: its counter is the one lock that all purchases share.
 create function payments.complete_session(
     p_session public.payment_checkout_sessions,
     p_capture payments.captures,
@@ -22,6 +23,9 @@ begin
     if p_capture.amount > p_session.amount then
         v_review := payments.add_reason(v_review, 'overpaid');
     end if;
+    if p_session.coupon_id is not null then
+        perform payments.confirm_coupon(p_session, p_now);
+    end if;
     v_grant := payments.fulfil(p_session);
     if v_grant.fulfilment_status = 'failed' then
         v_review := payments.add_reason(v_review, 'fulfilment_failed');
@@ -44,6 +48,11 @@ begin
     perform payments.add_session_event(
         p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now, v_grant.detail
     );
+    if v_review is not null then
+        perform payments.queue_notification(v_session, 'review_alert', v_review, '{}', p_now);
+    end if;
+    perform payments.queue_notification(v_session, 'receipt', '', '{}', p_now);
+    perform payments.issue_document('invoice', v_session, v_session.amount, p_now);
     return v_session;
 end;
 $$;
@@ -51,7 +60,8 @@ $$;
 comment on function payments.complete_session(
     public.payment_checkout_sessions, payments.captures, text, text, timestamptz
 ) is
-'Fulfils and completes a locked session whose capture was just recorded as settled.';
+'Fulfils and completes a locked session whose capture was just recorded as settled, or that costs nothing; queues the '
+'receipt and issues the invoice.';
 
 revoke all on function payments.complete_session(
     public.payment_checkout_sessions, payments.captures, text, text, timestamptz

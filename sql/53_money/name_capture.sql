@@ -13,26 +13,33 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_session public.payment_checkout_sessions := payments.lock_session(p_known.session_id);
+    v_capture payments.captures;
+    v_reason text;
 begin
     update payments.captures as c
     set provider_payment_id = p_claim.provider_payment_id, amount = p_claim.amount, currency = p_claim.currency
-    where c.provider = p_known.provider and c.provider_payment_id = p_known.provider_payment_id;
-    if found and p_known.disposition = 'settled' then
+    where c.provider = p_known.provider and c.provider_payment_id = p_known.provider_payment_id
+    returning c.* into v_capture;
+    if not found then
+        return;
+    end if;
+    update public.payment_refunds as r
+    set provider_payment_id = p_claim.provider_payment_id
+    where r.session_id = v_session.id
+        and r.provider = p_known.provider
+        and r.provider_payment_id = p_known.provider_payment_id;
+    if p_known.disposition = 'settled' then
         update public.payment_checkout_sessions as s
         set provider_payment_id = p_claim.provider_payment_id, updated_at = p_now
         where s.id = v_session.id;
-        if (p_known.amount, p_known.currency) is distinct from (p_claim.amount, p_claim.currency) then
-            perform payments.flag_session(
-                v_session,
-                case
-                    when p_known.currency <> p_claim.currency then 'currency_mismatch'
-                    when p_known.amount > p_claim.amount then 'amount_mismatch'
-                    else 'overpaid'
-                end,
-                p_source, p_claim.paid_at, p_now
-            );
+        v_reason := payments.trouble_of_capture(v_capture, v_session);
+        if payments.add_reason(v_session.review_reason, v_reason) is distinct from v_session.review_reason then
+            perform payments.flag_session(v_session, v_reason, p_source, p_claim.paid_at, p_now);
         end if;
     end if;
+    -- refunds that named the payment before we knew it, or were weighed against the assumed amount; and what was
+    -- assumed may have looked worse than the truth
+    perform payments.settle_refunds(payments.session_by_id(v_session.id), p_source, p_claim.paid_at, p_now);
 end;
 $$;
 

@@ -19,6 +19,10 @@ begin
         v_session := payments.session_by_id(p_claim.session_id);
         return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
+    -- late money locks the purchase first (yield_purchase)
+    perform payments.lock_purchase(s)
+    from public.payment_checkout_sessions as s
+    where s.id = p_claim.session_id and s.status in ('failed', 'expired', 'cancelled');
     v_session := payments.lock_session(p_claim.session_id);
     -- a second look behind the lock: the winner of a race has committed by now
     if payments.recognise_capture(p_claim, p_source, p_now) then
@@ -44,13 +48,17 @@ begin
             payments.flag_session(v_session, 'duplicate_payment', p_source, v_capture.paid_at, p_now)
         else payments.refuse_capture(v_session, v_capture, p_source, p_now)
     end;
+    -- a refund whose news overtook the payment's
+    if exists (select from public.payment_refunds as r where r.session_id = v_session.id) then
+        v_session := payments.settle_refunds(v_session, p_source, null, p_now);
+    end if;
     return payments.session_answer(v_session, v_capture.disposition = 'duplicate');
 end;
 $$;
 
 comment on function payments.settle_capture(payments.captures, text, text, timestamptz) is
 'Records money proven received and does what it calls for: complete and fulfil, flag, or refuse. '
-'Raises PT404 session_not_found, PT409 payment_reused.';
+'Raises PT404 session_not_found, PT409 payment_reused, PT503 try_again.';
 
 revoke all on function payments.settle_capture(payments.captures, text, text, timestamptz)
 from public, anon, authenticated, service_role;

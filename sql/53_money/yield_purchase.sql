@@ -10,9 +10,7 @@ declare
     v_rival uuid;
 begin
     -- two late payments of one purchase must see each other, and may not wait for each other's rows
-    perform pg_advisory_xact_lock(
-        hashtextextended(concat_ws(' ', p_session.user_id, p_session.product_id, p_session.subject), 7243920)
-    );
+    perform payments.lock_purchase(p_session, p_wait => false);
     -- a rival that is replaced while we wait for it has a successor: look until there is none
     loop
         select s.id into v_rival

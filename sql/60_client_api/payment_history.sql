@@ -13,7 +13,7 @@ begin
     if p_status <> all(array[
         'pending', 'processing', 'completed', 'failed', 'expired', 'cancelled', 'refunded', 'partially_refunded'
     ]) then
-        raise exception 'There is no status %.', quote_literal(p_status)
+        raise exception 'There is no status %.', quote_literal(left(p_status, 64))
             using errcode = 'PT422', detail = 'invalid_input', hint = 'p_status is a state of docs/states.md, or left out.';
     end if;
     if p_page is null or p_page not between 1 and 1000000 or p_page_size is null or p_page_size not between 1 and 100 then

@@ -8,7 +8,7 @@ as $$
 begin
     perform payments.require_service();
     update payments.attempts as a
-    set status = 'failed', error_code = p_error_code, error_message = left(p_error_message, 500)
+    set status = 'failed', error_code = left(p_error_code, 255), error_message = left(p_error_message, 500)
     where a.number = p_attempt and a.status = 'open' and a.checkout_url is null;
 end;
 $$;

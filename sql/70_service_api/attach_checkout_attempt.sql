@@ -14,8 +14,12 @@ declare
     v_attempt payments.attempts;
 begin
     perform payments.require_service();
-    if coalesce(length(p_provider_session_id), 0) not between 1 and 255 or coalesce(p_checkout_url, '') = '' then
-        raise exception 'p_provider_session_id (1 to 255 characters) and p_checkout_url are needed.'
+    if coalesce(length(p_provider_session_id), 0) not between 1 and 255
+        or coalesce(p_checkout_url, '') !~ '^https?://[^[:space:][:cntrl:]]+$' or length(p_checkout_url) > 4000
+        or p_expires_at not between '1970-01-01Z' and now() + interval '1 year'
+    then
+        raise exception
+            'p_provider_session_id (1 to 255 characters) and p_checkout_url (http) are needed, p_expires_at within a year.'
             using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass what the provider answered.';
     end if;
     select a.* into v_attempt from payments.attempts as a where a.number = p_attempt;
@@ -29,7 +33,9 @@ begin
     set status = case when a.status = 'failed' and a.checkout_url is null then 'open' else a.status end,
         provider_session_id = p_provider_session_id,
         checkout_url = p_checkout_url,
-        expires_at = coalesce(p_expires_at, a.expires_at)
+        expires_at = coalesce(p_expires_at, a.expires_at),
+        -- while it had no page there was nothing to ask about, and the reconciler may have let it go
+        reconcile_at = coalesce(a.reconcile_at, now() + (select s.reconcile_after[1] from payments.settings as s))
     where a.number = p_attempt and coalesce(a.provider_session_id, p_provider_session_id) = p_provider_session_id;
     if not found then
         raise exception 'Attempt % has another page already.', p_attempt

@@ -9,6 +9,10 @@ declare
     v_count int;
 begin
     perform payments.require_service();
+    if p_older_than < interval '0' then
+        raise exception 'p_older_than must not be negative.'
+            using errcode = 'PT422', detail = 'invalid_input', hint = 'Keep keys for as long as clients repeat requests.';
+    end if;
     delete from payments.idempotency_keys as k
     where k.updated_at < now() - p_older_than and (k.status <> 'pending' or k.leased_until < now());
     get diagnostics v_count = row_count;

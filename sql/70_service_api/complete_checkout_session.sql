@@ -31,8 +31,10 @@ begin
     end if;
     if p_amount < 0 or p_currency !~* '^[a-z]{3}$'
         or length(v_claim.provider_payment_id) > 255 or length(v_claim.provider_session_id) > 255
+        or length(coalesce(p_provider_customer_id, p_stripe_customer_id)) > 255
+        or p_paid_at not between '1970-01-01Z' and now() + interval '1 day'
     then
-        raise exception 'p_amount must not be negative, p_currency a code, provider ids at most 255 characters.'
+        raise exception 'p_amount must not be negative, p_currency a code, provider ids at most 255 characters, p_paid_at past.'
             using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass minor units and a code such as USD.';
     end if;
     v_claim.session_id := v_session.id;

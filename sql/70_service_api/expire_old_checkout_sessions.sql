@@ -9,6 +9,7 @@ declare
     v_count int;
 begin
     perform payments.require_service();
+    perform payments.check_limit(p_limit);
     with due as (
         select s.id, s.status
         from public.payment_checkout_sessions as s
@@ -23,7 +24,14 @@ begin
         set status = 'expired', updated_at = now()
         from due
         where s.id = due.id
-        returning s.id, due.status as from_status
+        returning s.id, due.status as from_status, s.coupon_id
+    ),
+
+    released as (
+        update payments.coupon_redemptions as r
+        set status = 'released', updated_at = now()
+        from expired
+        where expired.coupon_id is not null and r.session_id = expired.id and r.status = 'reserved'
     )
 
     insert into payments.session_events (session_id, from_status, to_status, source, reason, created_at)
@@ -35,8 +43,8 @@ end;
 $$;
 
 comment on function public.expire_old_checkout_sessions(int) is
-'Expires up to p_limit lapsed sessions, oldest first, and returns how many. Sessions that another transaction holds '
-'are left for the next call. Money that still arrives for an expired session is honoured.';
+'Expires up to p_limit lapsed sessions, oldest first, with their coupon places, and returns how many. Sessions that '
+'another transaction holds are left for the next call. Money that still arrives for an expired session is honoured.';
 
 revoke all on function public.expire_old_checkout_sessions(int) from public, anon, authenticated, service_role;
 grant execute on function public.expire_old_checkout_sessions(int) to service_role;

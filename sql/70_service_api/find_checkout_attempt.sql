@@ -7,7 +7,7 @@ create function public.find_checkout_attempt(
 )
 returns jsonb
 language plpgsql
-stable
+volatile -- counts a buyer's verifications
 security definer -- service_role holds no rights on the engine's tables
 set search_path = pg_catalog, pg_temp
 as $$
@@ -22,6 +22,9 @@ begin
         raise exception 'This session belongs to another user.'
             using errcode = 'PT403', detail = 'not_your_session', hint = 'Sign in as the user who made the purchase.';
     end if;
+    if p_user_id is not null then
+        perform payments.limit_verifications(p_user_id, now());
+    end if;
     return payments.attempt_answer(v_session, v_attempt) || jsonb_build_object(
         'other_pages', payments.other_pages(v_session, v_attempt.number, now())
     );
@@ -30,7 +33,8 @@ $$;
 
 comment on function public.find_checkout_attempt(uuid, text, text, text, uuid) is
 'The session and attempt that the bridge must ask the provider about, found by any one of the ids; p_user_id restricts '
-'it to that buyer. Raises PT404 session_not_found, PT403 not_your_session.';
+'it to that buyer, who may verify settings.verify_limit times per window. Raises PT404 session_not_found, PT403 '
+'not_your_session, PT429 too_many_requests.';
 
 revoke all on function public.find_checkout_attempt(uuid, text, text, text, uuid)
 from public, anon, authenticated, service_role;

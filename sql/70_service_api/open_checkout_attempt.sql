@@ -13,7 +13,6 @@ begin
     perform payments.require_service();
     v_session := payments.lock_session(p_session_id);
     v_provider := coalesce(p_provider, v_session.provider);
-    perform payments.check_provider(v_provider);
     if v_session.status <> 'pending' then
         raise exception 'This session cannot be paid: it is %.', v_session.status
             using errcode = 'PT409', detail = 'session_not_pending', hint = 'Create a session for a new purchase.';
@@ -22,6 +21,7 @@ begin
         raise exception 'This session expired at %.', v_session.expires_at
             using errcode = 'PT410', detail = 'session_expired', hint = 'Call get_or_create_checkout_session again.';
     end if;
+    perform payments.check_provider(v_provider);
     v_attempt := payments.reusable_attempt(v_session, v_provider, now());
     if v_attempt.number is null then
         v_attempt := payments.new_attempt(v_session, v_provider, now());

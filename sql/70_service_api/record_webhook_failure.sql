@@ -8,6 +8,10 @@ as $$
 begin
     perform payments.require_service();
     perform payments.check_event(p_event);
+    if coalesce(p_provider, '') !~ '^[a-z][a-z0-9_-]{0,62}$' then
+        raise exception 'p_provider must name a provider.'
+            using errcode = 'PT422', detail = 'event_invalid', hint = 'Pass the name under which the bridge knows it.';
+    end if;
     insert into payments.webhook_events as e (provider, event_id, type, payload, status, error, received_at)
     values (
         p_provider, p_event ->> 'id', p_event ->> 'type', p_event -> 'payload',

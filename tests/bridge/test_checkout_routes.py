@@ -52,15 +52,71 @@ class TestCheckout:
         (page,) = bridge.db.sql("select count(*) as attempts from payments.attempts")
         assert page["attempts"] == 1
 
-    def test_a_key_is_replayed_after_the_purchase_is_paid(
+    def test_a_repeat_of_a_key_gets_the_answer_of_the_first_also_after_the_purchase_is_paid(
         self, bridge: Bridge, buyer: Buyer, stripe_desk: StripeDesk
     ) -> None:
         first = good(buyer.checkout(key="order-1"))
         event = stripe_desk.paid(bridge.attempt(first["session_id"]))
         assert bridge.deliver("stripe", stripe_desk.deliver(event)).status_code == 200
+        assert good(buyer.checkout(key="order-1")) == first
+        assert good(buyer.checkout(key="order-2"))["session_id"] != first["session_id"]
+
+    def test_a_key_leads_to_its_session_after_the_answer_is_forgotten(
+        self, bridge: Bridge, buyer: Buyer, stripe_desk: StripeDesk
+    ) -> None:
+        first = good(buyer.checkout(key="order-1"))
+        event = stripe_desk.paid(bridge.attempt(first["session_id"]))
+        assert bridge.deliver("stripe", stripe_desk.deliver(event)).status_code == 200
+        bridge.db.sql("update payments.idempotency_keys set updated_at = now() - interval '2 days'")
+        assert bridge.db.as_service().rpc("cleanup_idempotency_keys") == 1
         again = good(buyer.checkout(key="order-1"))
         assert (again["session_id"], again["status"], again["checkout_url"]) == (first["session_id"], "completed", None)
-        assert good(buyer.checkout(key="order-2"))["session_id"] != first["session_id"]
+
+    def test_what_was_refused_can_be_tried_again_with_its_key(self, bridge: Bridge, buyer: Buyer) -> None:
+        assert reason(buyer.checkout("gift", key="order-1")) == (404, "product_unknown")
+        bridge.db.new_product("gift", USD=700)
+        assert good(buyer.checkout("gift", key="order-1"))["amount"] == 700
+
+    def test_of_one_key_sent_many_times_at_once_one_works_and_the_others_wait_or_get_its_answer(
+        self, bridge: Bridge, buyer: Buyer
+    ) -> None:
+        answers = all_at_once([lambda: buyer.checkout(key="order-1") for _ in range(8)])
+        done = [answer.json() for answer in answers if answer.status_code == 200]
+        assert done
+        assert all(answer == done[0] for answer in done)
+        turned_away = {reason(answer) for answer in answers if answer.status_code != 200}
+        assert turned_away <= {(409, "request_in_progress")}
+        assert good(buyer.checkout(key="order-1")) == done[0]
+        (row,) = bridge.db.sql("select count(*) as attempts from payments.attempts")
+        assert row["attempts"] == 1
+
+    def test_the_request_of_a_bridge_that_crashed_is_taken_over_after_its_lease(
+        self, bridge: Bridge, buyer: Buyer
+    ) -> None:
+        first = good(buyer.checkout(key="order-1"))
+        # as it was when the bridge died between its work and the note that it was done
+        bridge.db.sql("update payments.idempotency_keys set status = 'pending', response = null")
+        assert reason(buyer.checkout(key="order-1")) == (409, "request_in_progress")
+        bridge.db.sql("update payments.idempotency_keys set leased_until = now()")
+        assert good(buyer.checkout(key="order-1")) == first
+
+    def test_what_a_coupon_makes_free_is_complete_at_once(self, bridge: Bridge, buyer: Buyer) -> None:
+        bridge.db.sql("insert into payments.coupons (id, percent_off) values ('GIFT', 100)")
+        answer = good(buyer.checkout(coupon="gift"))
+        assert (answer["status"], answer["checkout_url"], answer["amount"]) == ("completed", None, 0)
+        assert good(buyer.checkout(coupon="gift")) == answer
+        assert bridge.db.balance(buyer.id) == 100
+        verified = good(buyer.verify(session_id=answer["session_id"]))
+        assert (verified["success"], verified["payment_status"]) == (True, "completed")
+
+    def test_too_many_purchases_are_told_when_to_come_back(self, bridge: Bridge, buyer: Buyer) -> None:
+        bridge.db.sql("update payments.settings set create_limit = 1, verify_limit = 1")
+        session_id = good(buyer.checkout())["session_id"]
+        good(buyer.verify(session_id=session_id))
+        for refusal in (buyer.checkout("credits_500"), buyer.verify(session_id=session_id)):
+            assert reason(refusal) == (429, "too_many_requests")
+            assert 1 <= int(refusal.headers["Retry-After"]) <= 60
+        assert good(buyer.checkout())["session_id"] == session_id
 
     def test_a_key_of_another_purchase_is_a_conflict(self, buyer: Buyer) -> None:
         good(buyer.checkout(key="order-1"))

@@ -223,11 +223,16 @@ class TestBothWays:
         assert len(rpc.call("get_latest_checkout_session", p_user_id=user_id)) == 1
 
     def test_refunds_travel_with_the_outcome(self, rpc: Line, db: Database) -> None:
-        attempt = rpc.open_checkout_attempt(db.new_session())
+        session_id = db.new_session()
+        attempt = rpc.open_checkout_attempt(session_id)
         rpc.apply_payment_outcome(paid(attempt))
         refund = Refund(provider_refund_id="re_1", amount=200, status="succeeded")
-        applied = rpc.apply_payment_outcome(paid(attempt, status=None, refunds=(refund,)))
-        assert applied.review_reason == "refund_reported"
+        for _ in range(2):
+            applied = rpc.apply_payment_outcome(paid(attempt, status=None, refunds=(refund,)))
+            assert (applied.status, applied.review_reason) == ("partially_refunded", None)
+        (row,) = db.sql("select provider_refund_id, amount, status from public.payment_refunds")
+        assert tuple(row.values()) == ("re_1", 200, "succeeded")
+        assert db.session(session_id)["refunded_amount"] == 200
 
     def test_every_refusal_is_an_exception_with_advice(self, rpc: Line, db: Database) -> None:
         user_id, now = db.new_user(), datetime.now(UTC)

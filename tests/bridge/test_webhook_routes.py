@@ -353,12 +353,40 @@ class TestMoneyTakenBack:
         bridge.deliver("stripe", stripe.sign(event))
         return str(event["data"]["object"]["payment_intent"])
 
+    def standing(self, bridge: Bridge, attempt: Row) -> tuple[str, int, str | None, int]:
+        """Status, what went back, what a person must look at, and the buyer's credits."""
+        row = bridge.db.session(attempt["session_id"])
+        return row["status"], row["refunded_amount"], row["review_reason"], bridge.db.balance(row["user_id"])
+
+    def tell(self, bridge: Bridge, stripe: StripeSimulator, events: list[Row]) -> set[tuple[int, str]]:
+        """What the bridge answers to these events."""
+        return {result(bridge.deliver("stripe", stripe.sign(event))) for event in events}
+
     def test_a_refund_without_our_reference_finds_its_session(
         self, bridge: Bridge, stripe: StripeSimulator, stripe_attempt: Row, payment: str
     ) -> None:
-        for event in stripe.refund(payment, 200):
-            assert result(bridge.deliver("stripe", stripe.sign(event))) == (200, "applied")
-        assert bridge.db.session(stripe_attempt["session_id"])["review_reason"] == "refund_reported"
+        assert self.tell(bridge, stripe, stripe.refund(payment, 200)) == {(200, "applied")}
+        assert self.standing(bridge, stripe_attempt) == ("partially_refunded", 200, None, 60)
+        assert self.tell(bridge, stripe, stripe.refund(payment, 300)) == {(200, "applied")}
+        assert self.standing(bridge, stripe_attempt) == ("refunded", 500, None, 0)
+
+    def test_a_refund_that_fails_later_gives_everything_back(
+        self, bridge: Bridge, stripe: StripeSimulator, stripe_attempt: Row, payment: str
+    ) -> None:
+        begun = stripe.refund(payment, 500)
+        self.tell(bridge, stripe, begun)
+        failed = stripe.fail_refund(begun[0]["data"]["object"]["id"])
+        assert self.tell(bridge, stripe, failed) == {(200, "applied")}
+        assert self.standing(bridge, stripe_attempt) == ("completed", 0, None, 100)
+
+    @pytest.mark.parametrize("status", ["pending", "requires_action", "canceled", "failed"])
+    def test_a_refund_that_has_not_happened_takes_nothing_and_stands_in_nobodys_way(
+        self, bridge: Bridge, stripe: StripeSimulator, stripe_attempt: Row, payment: str, status: str
+    ) -> None:
+        assert self.tell(bridge, stripe, stripe.refund(payment, 100, status)) == {(200, "applied")}
+        assert self.standing(bridge, stripe_attempt) == ("completed", 0, None, 100)
+        assert self.tell(bridge, stripe, stripe.refund(payment, 200)) == {(200, "applied")}
+        assert self.standing(bridge, stripe_attempt) == ("partially_refunded", 200, None, 60)
 
     def test_a_provider_that_is_away_while_we_ask_gets_the_event_back(
         self, bridge: Bridge, stripe: StripeSimulator, payment: str
@@ -373,7 +401,18 @@ class TestMoneyTakenBack:
     ) -> None:
         for event in stripe.dispute(payment):
             assert result(bridge.deliver("stripe", stripe.sign(event))) == (200, "applied")
-        assert bridge.db.session(stripe_attempt["session_id"])["review_reason"] == "dispute_reported"
+        assert self.standing(bridge, stripe_attempt) == ("completed", 0, "dispute_reported", 100)
+
+    @pytest.mark.parametrize("verdict", ["lost", "won"])
+    def test_a_dispute_that_is_decided_takes_the_purchase_back_or_needs_nobody_any_more(
+        self, bridge: Bridge, stripe: StripeSimulator, stripe_attempt: Row, payment: str, verdict: str
+    ) -> None:
+        opened = stripe.dispute(payment)
+        self.tell(bridge, stripe, opened)
+        self.tell(bridge, stripe, stripe.close_dispute(opened[0]["data"]["object"]["id"], verdict))
+        assert self.standing(bridge, stripe_attempt) == (
+            ("refunded", 500, "dispute_reported", 0) if verdict == "lost" else ("completed", 0, None, 100)
+        )
 
 
 class TestADatabaseThatIsAway:
@@ -428,7 +467,7 @@ class TestGenuineOnesThatCannotBeApplied:
         assert (response.status_code, response.json()["error"]["reason"]) == (502, "provider_refused")
         assert ("failed", "provider_refused", 1) in kept(bridge)
         assert result(bridge.deliver("stripe", stripe.sign(refunded))) == (200, "applied")
-        assert bridge.db.session(stripe_attempt["session_id"])["review_reason"] == "refund_reported"
+        assert bridge.db.session(stripe_attempt["session_id"])["refunded_amount"] == 100
 
     def test_trouble_in_the_database_is_kept_and_repeated(self, bridge: Bridge, desk: Desk, attempt: Row) -> None:
         event = desk.deliver(desk.paid(attempt))

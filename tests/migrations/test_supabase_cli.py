@@ -26,7 +26,7 @@ DELIBERATE = {
     "unused_index": re.compile(r"Index .*"),  # nothing has been read yet in a database of this age
     # products are switched off (active), not deleted: nobody waits for the scan that a delete would need
     "unindexed_foreign_keys": re.compile(
-        r"Table `public\.(payment_checkout_sessions` has a foreign key `\w+_product_id_fkey"
+        r"Table `public\.(payment_(checkout_sessions|groups)` has a foreign key `\w+_product_id_fkey"
         r"|payment_products` has a foreign key `\w+_kind_fkey)`.*"
     ),
 }

@@ -13,7 +13,7 @@ from bridge.local.postgres import SUPERUSER
 from tests.support.database import Database, Row, refused
 
 FUNCTION = "check_payment_invariants"
-SUBSCRIPTION, CREDITS, POSTER = "pro_month", "credits_100", "poster"
+SUBSCRIPTION, CREDITS, POSTER, CIRCLE = "pro_month", "credits_100", "poster", "circle"
 
 
 def broken(db: Database) -> list[Row]:
@@ -101,6 +101,7 @@ class Damage:
     plan: str = POSTER
     subject: str = "session_id"
     still_open: bool = False
+    coupon: bool = False
 
 
 SESSION = "update public.payment_checkout_sessions set {} where id = %(session_id)s"
@@ -128,7 +129,7 @@ DAMAGES = {
         "delete from payments.captures where session_id = %(session_id)s",
     ),
     "a payment whose capture counts for nothing": Damage(
-        "paid_session_has_one_settled_capture", "0 settled captures", CAPTURE.format("disposition = 'duplicate'")
+        "paid_session_has_one_settled_capture", "0 settled captures", CAPTURE.format("disposition = 'orphaned'")
     ),
     "a payment with two captures": Damage(
         "paid_session_has_one_settled_capture",
@@ -168,7 +169,7 @@ DAMAGES = {
     "credits for goods that failed": Damage(
         "credits_are_granted_for_fulfilled_sessions_only",
         "failed",
-        SESSION.format("fulfilment_status = 'failed', review_reason = 'fulfilment_failed'"),
+        SESSION.format("fulfilment = null, fulfilment_status = 'failed', review_reason = 'fulfilment_failed'"),
         CREDITS,
     ),
     "a balance that was edited": Damage(
@@ -212,6 +213,127 @@ DAMAGES = {
         SUBSCRIPTION,
         subject="user_id",
     ),
+    "credits for another user": Damage(
+        "credits_are_granted_once_per_paid_session",
+        "0 entries",
+        f"{ENTRY.format('delete from')}; {BALANCE.format('- 100')}; insert into public.payment_credit_entries"
+        " (user_id, amount, reason, source, created_at) values (gen_random_uuid(), 100, 'purchase', %(session_id)s,"
+        " now())",
+        CREDITS,
+    ),
+    "more credits than were bought": Damage(
+        "credits_are_granted_once_per_paid_session",
+        "0 entries",
+        f"{ENTRY.format('update')[: -len(' where source = %(session_id)s')]} set amount = 101"
+        f" where source = %(session_id)s; {BALANCE.format('+ 1')}",
+        CREDITS,
+    ),
+    "a clawback without its entry": Damage(
+        "clawbacks_match_their_entries",
+        "taken 5, entries 0",
+        "insert into payments.credit_clawbacks values (%(session_id)s, %(user_id)s, 5, 5, 1, now())",
+    ),
+    "a second payment that nobody flagged": Damage(
+        "unsettled_money_was_flagged", "duplicate", NEW_CAPTURE.replace("'settled'", "'duplicate'")
+    ),
+    "the wrong money that nobody flagged": Damage(
+        "unsettled_money_was_flagged", "amount_mismatch", NEW_CAPTURE.replace("'settled'", "'amount_mismatch'")
+    ),
+    "a subscription without its period": Damage(
+        "fulfilled_subscription_has_a_period",
+        "pro",
+        "delete from payments.subscription_periods where session_id = %(session_id)s;"
+        "delete from public.payment_subscriptions where user_id = %(user_id)s",
+        SUBSCRIPTION,
+    ),
+    "more members than places": Damage(
+        "group_is_within_its_capacity",
+        "2 of 1",
+        "insert into public.payment_group_members values"
+        " (%(session_id)s, gen_random_uuid(), 2, 'active', gen_random_uuid(), 0, 'USD', now(), now());"
+        "update public.payment_groups set capacity = 1 where id = %(session_id)s",
+        CIRCLE,
+    ),
+    "a slot that does not exist": Damage(
+        "group_is_within_its_capacity",
+        "1 of 2",
+        "update public.payment_group_members set position = 3 where group_id = %(session_id)s;"
+        "update public.payment_groups set capacity = 2 where id = %(session_id)s",
+        CIRCLE,
+    ),
+    "a member who lost the slot": Damage(
+        "fulfilled_member_holds_a_slot",
+        "group_create",
+        "delete from public.payment_group_members where group_id = %(session_id)s",
+        CIRCLE,
+    ),
+    "a contribution that was lost": Damage(
+        "fulfilled_contribution_is_paid",
+        "the first",
+        SESSION.format("kind = 'contribution', subject = 'the first'"),
+    ),
+    "a coupon that miscounts": Damage(
+        "coupon_counts_its_places",
+        "2 counted, 1 held",
+        "update payments.coupons set places_taken = 2",
+        coupon=True,
+        subject="coupon_id",
+    ),
+    "a coupon used more often than allowed": Damage(
+        "coupon_is_within_its_cap_per_user",
+        "user_id",
+        "insert into payments.coupon_redemptions values (gen_random_uuid(), 'WELCOME', %(user_id)s, 'confirmed', true,"
+        " false, now(), now());"
+        "update payments.coupons set places_taken = 2",
+        coupon=True,
+        subject="coupon_id",
+    ),
+    "an open session without its place": Damage(
+        "open_session_holds_its_coupon_place",
+        "WELCOME",
+        "update payments.coupon_redemptions set status = 'released' where session_id = %(session_id)s",
+        coupon=True,
+        still_open=True,
+    ),
+    "a discount that was not redeemed": Damage(
+        "paid_session_has_redeemed_its_coupon",
+        "WELCOME",
+        "update payments.coupon_redemptions set status = 'reserved' where session_id = %(session_id)s",
+        coupon=True,
+    ),
+    "a place that nobody gave up": Damage(
+        "closed_session_reserves_no_coupon",
+        "WELCOME",
+        SESSION.format("status = 'expired'"),
+        coupon=True,
+        still_open=True,
+    ),
+    "a refund that was not added up": Damage(
+        "refunded_amount_is_what_refunds_add_up_to",
+        "0 stated, 1 refunded",
+        "insert into public.payment_refunds values ('stripe', 're_1', %(session_id)s, %(user_id)s, null, 'refund', 1,"
+        " 'USD', 'succeeded', null, now(), now())",
+    ),
+    "a status that forgot a refund": Damage(
+        "status_follows_the_refunded_amount",
+        "refunded, 0 of 900",
+        SESSION.format("status = 'refunded', fulfilment_status = 'reversed'"),
+    ),
+    "goods that were taken for nothing": Damage(
+        "refunded_purchase_is_taken_back", "reversed", SESSION.format("fulfilment_status = 'reversed'")
+    ),
+    "a purchase without an invoice": Damage(
+        "documents_add_up_to_what_was_kept",
+        "900 kept",
+        "delete from public.payment_invoices where session_id = %(session_id)s;"
+        "update payments.invoice_counters set last_number = 1",
+    ),
+    "a gap in the invoices": Damage(
+        "document_numbers_have_no_gaps",
+        "2 documents, last 3",
+        "update public.payment_invoices set number = 3 where session_id = %(session_id)s",
+        subject="series",
+    ),
     "a completion that nobody wrote down": Damage(
         "completion_is_in_the_audit_trail",
         "completed",
@@ -224,21 +346,28 @@ DAMAGES = {
 def test_what_is_broken_is_named_and_nothing_else(db: Database, user: uuid.UUID, name: str) -> None:
     damage = DAMAGES[name]
     db.new_product(POSTER, USD=900)
+    db.new_product("contribution", "contribution", USD=100)
+    terms = {"capacity": 9, "contribution_product": "contribution", "cycle": "1 week"}
+    db.new_product(CIRCLE, "group_create", terms, USD=900)
+    db.sql("insert into payments.coupons (id, percent_off, max_redemptions_per_user) values ('WELCOME', 10, 1)")
     db.apply(db.open_attempt(db.new_session(plan=damage.plan)))  # another buyer, who is well
-    session_id = db.new_session(user, damage.plan)
+    session_id = db.new_session(user, damage.plan, **({"p_coupon": "WELCOME"} if damage.coupon else {}))
     attempt = db.open_attempt(session_id)
     if not damage.still_open:
         db.apply(attempt)
     assert broken(db) == []
-    names = {"session_id": str(session_id), "user_id": str(user)}
+    year = db.value("select extract(year from now() at time zone 'UTC')::int")
+    names = {
+        "session_id": str(session_id), "user_id": str(user), "coupon_id": "WELCOME", "series": f"INV-{year}"
+    }  # fmt: skip
     meddle(db, damage.statements, names)
     assert {(row["invariant"], row["subject"], row["detail"]) for row in broken(db)} == {
-        (damage.invariant, names[damage.subject], damage.detail)
+        (damage.invariant, names[damage.subject], names.get(damage.detail, damage.detail))
     }
 
 
 def test_every_invariant_is_broken_by_a_test(db: Database) -> None:
-    source = db.value("select prosrc from pg_proc where proname = %s", FUNCTION)
+    source = db.value("select string_agg(prosrc, '') from pg_proc where proname like 'broken%%rules'")
     assert set(re.findall(r"select\s+'(\w+)'", source)) == {damage.invariant for damage in DAMAGES.values()}
 
 

@@ -320,38 +320,40 @@ class TestStaleOutcomes:
 
 
 class TestMoneyTakenBack:
+    """What it takes from the buyer: test_refunds.py, test_disputes.py, test_reversals.py."""
+
     @pytest.mark.parametrize(
-        ("said", "reason"),
+        ("said", "ending"),
         [
-            ({"refunds": [{"provider_refund_id": "re_1", "amount": 100, "status": "succeeded"}]}, "refund_reported"),
-            ({"disputed": True}, "dispute_reported"),
+            ({"refunds": [{"provider_refund_id": "re_1", "amount": 100, "status": "succeeded"}]},
+             ("completed", "partially_refunded", "refunds_changed")),
+            ({"disputed": True}, ("completed", "completed", "dispute_reported")),
         ],
-    )
-    def test_it_is_put_before_a_person_once(
-        self, db: Database, session_id: uuid.UUID, attempt: Row, said: Row, reason: str
+        ids=["refund", "dispute"],
+    )  # fmt: skip
+    def test_it_changes_the_session_once(
+        self, db: Database, session_id: uuid.UUID, attempt: Row, said: Row, ending: tuple[str, str, str]
     ) -> None:
         db.apply(attempt)
         for event in ("evt_1", "evt_2"):
             answer = db.apply(attempt, event=event, **said)
-            assert (answer["review_reason"], answer["duplicate"]) == (reason, False)
-        assert db.trail(session_id) == [("pending", "completed", None), ("completed", "completed", reason)]
+            assert (answer["status"], answer["duplicate"]) == (ending[1], False)
+        assert db.trail(session_id) == [("pending", "completed", None), ending]
 
-    @pytest.mark.parametrize("status", ["failed", "cancelled"])
-    def test_a_refund_that_did_not_happen_is_no_matter_for_a_person(
-        self, db: Database, session_id: uuid.UUID, attempt: Row, status: str
+    def test_a_refund_that_did_not_happen_changes_nothing_and_one_that_did_is_applied(
+        self, db: Database, session_id: uuid.UUID, attempt: Row
     ) -> None:
         db.apply(attempt)
-        refund = {"provider_refund_id": "re_1", "amount": 100, "status": status}
-        assert db.apply(attempt, event="evt_1", refunds=[refund])["review_reason"] is None
+        refund = {"provider_refund_id": "re_1", "amount": 100, "status": "failed"}
+        assert db.apply(attempt, event="evt_1", refunds=[refund])["status"] == "completed"
         refunds = [refund, refund | {"provider_refund_id": "re_2", "status": "succeeded"}]
-        assert db.apply(attempt, event="evt_2", refunds=refunds)["review_reason"] == "refund_reported"
+        assert db.apply(attempt, event="evt_2", refunds=refunds)["status"] == "partially_refunded"
+        assert db.session(session_id)["refunded_amount"] == 100
 
-    def test_a_refund_whose_status_is_not_said_is_put_before_a_person(self, db: Database, attempt: Row) -> None:
+    def test_a_refund_whose_status_is_not_said_has_happened(self, db: Database, attempt: Row) -> None:
         db.apply(attempt)
-        assert (
-            db.apply(attempt, refunds=[{"provider_refund_id": "re_1", "amount": 1}])["review_reason"]
-            == "refund_reported"
-        )
+        answer = db.apply(attempt, refunds=[{"provider_refund_id": "re_1", "amount": 500}])
+        assert (answer["status"], answer["review_reason"]) == ("refunded", None)
 
     def test_a_later_reason_does_not_hide_an_earlier_one(
         self, db: Database, session_id: uuid.UUID, attempt: Row
@@ -520,4 +522,5 @@ def test_a_refund_and_a_dispute_in_one_outcome_are_both_kept(db: Database) -> No
     refunds = [{"provider_refund_id": "re_1", "amount": 100, "status": "succeeded"}]
     said = outcome(attempt, refunds=refunds, disputed=True)
     answer = db.as_service().rpc("apply_payment_outcome", p_outcome=said)
-    assert answer["review_reason"] == "dispute_reported, refund_reported"
+    assert (answer["status"], answer["review_reason"]) == ("partially_refunded", "dispute_reported")
+    assert db.as_service().rpc("check_payment_invariants") == []

@@ -1,4 +1,4 @@
-"""Optional real parts that some tests run against: PostgREST, the Supabase CLI, Chromium, plpgsql_check.
+"""Optional real parts that some tests run against: PostgREST, the Supabase CLI, Chromium, plpgsql_check, pg_cron.
 
 ``make parts`` installs them. A test says what it needs with ``@pytest.mark.needs("postgrest")``: where the part is
 missing the test is skipped, unless the environment variable REQUIRED_PARTS names the part; then it fails.
@@ -6,6 +6,7 @@ missing the test is skipped, unless the environment variable REQUIRED_PARTS name
 
 from __future__ import annotations
 
+import functools
 import os
 import shutil
 from collections.abc import Callable
@@ -20,6 +21,7 @@ __all__ = ["check_needs", "deselect_impossible", "find", "path_of"]
 
 _INSTALLED = REPOSITORY / ".parts" / "node_modules"
 _DEBIAN = Path("/usr/lib/postgresql")
+_EXTENSIONS = {"plpgsql_check", "pg_cron"}
 
 
 def find(part: str, server: LocalPostgres) -> Path | None:
@@ -49,7 +51,7 @@ def deselect_impossible(config: pytest.Config, items: list[pytest.Item], server:
     """Leave out the tests that this server can never run: only Debian's own servers take Debian's extensions."""
     if _is_debian(server):
         return
-    impossible = [item for item in items if "plpgsql_check" in _needs(item)]
+    impossible = [item for item in items if not _EXTENSIONS.isdisjoint(_needs(item))]
     if impossible:
         config.hook.pytest_deselected(items=impossible)
         items[:] = [item for item in items if item not in impossible]
@@ -83,8 +85,8 @@ def _chromium(_: LocalPostgres) -> Path | None:
     return _program("chromium") or _program("google-chrome")
 
 
-def _plpgsql_check(server: LocalPostgres) -> Path | None:
-    control = Path(f"/usr/share/postgresql/{server.major}/extension/plpgsql_check.control")
+def _extension(name: str, server: LocalPostgres) -> Path | None:
+    control = Path(f"/usr/share/postgresql/{server.major}/extension/{name}.control")
     return control if _is_debian(server) and control.exists() else None
 
 
@@ -92,5 +94,5 @@ _FINDERS: dict[str, Callable[[LocalPostgres], Path | None]] = {
     "postgrest": _postgrest,
     "supabase_cli": _supabase_cli,
     "chromium": _chromium,
-    "plpgsql_check": _plpgsql_check,
+    **{name: functools.partial(_extension, name) for name in _EXTENSIONS},
 }

@@ -1,0 +1,39 @@
+-- Names of the jobs are stable, so that scheduling again replaces them. Dynamic SQL, because the schema cron exists
+-- only where pg_cron is installed.
+create function payments.schedule_jobs()
+returns int
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_schema text := 'cron';
+    v_job record;
+    v_count int := 0;
+begin
+    if not exists (select from pg_catalog.pg_extension as e where e.extname = 'pg_cron') then
+        return 0;
+    end if;
+    for v_job in
+        select j.name, j.schedule, j.command
+        from (values
+            ('pgcheckout-expire', '7 * * * *', 'select public.expire_old_checkout_sessions()'),
+            ('pgcheckout-remind', '*/15 * * * *', 'select public.enqueue_payment_reminders()'),
+            ('pgcheckout-number-invoices', '* * * * *', 'select public.number_payment_invoices()'),
+            ('pgcheckout-forget-idempotency-keys', '17 3 * * *', 'select public.cleanup_idempotency_keys()'),
+            ('pgcheckout-clean-up', '27 3 * * 0', 'select public.cleanup_completed_checkout_sessions()'),
+            ('pgcheckout-check-invariants', '37 3 * * *', 'select payments.assert_invariants()')
+        ) as j (name, schedule, command)
+    loop
+        execute format('select %I.schedule($1, $2, $3)', v_schema) using v_job.name, v_job.schedule, v_job.command;
+        v_count := v_count + 1;
+    end loop;
+    return v_count;
+end;
+$$;
+
+comment on function payments.schedule_jobs() is
+'Registers the periodic jobs with pg_cron and returns how many; 0 where the extension is not installed. Call it as '
+'postgres after installing pg_cron.';
+
+revoke all on function payments.schedule_jobs() from public, anon, authenticated, service_role;

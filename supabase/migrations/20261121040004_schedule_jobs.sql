@@ -1,0 +1,13 @@
+-- Purpose: periodic jobs, where pg_cron is installed.
+-- Locks:   none.
+-- Undo:    roll forward with a new migration; a shipped migration never changes.
+set lock_timeout = '5s';
+
+do $$
+begin
+    perform payments.schedule_jobs();
+exception
+    when insufficient_privilege or invalid_schema_name then
+        raise notice 'pg_cron is there, but this role may not use it: run select payments.schedule_jobs() as postgres.';
+end;
+$$;
