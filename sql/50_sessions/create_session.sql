@@ -9,13 +9,16 @@ declare
     v_session public.payment_checkout_sessions := p_draft;
     v_nothing payments.captures;
 begin
-    perform payments.limit_new_sessions(p_draft.user_id, p_now);
     v_id := payments.insert_session(p_draft, p_now);
-    if v_id is not null and p_draft.coupon_id is not null then
+    if v_id is null then
+        return null;
+    end if;
+    perform payments.limit_new_sessions(p_draft.user_id, p_now);
+    if p_draft.coupon_id is not null then
         v_session.id := v_id;
         perform payments.reserve_coupon(v_session, p_now);
     end if;
-    if v_id is not null and p_draft.amount = 0 then
+    if p_draft.amount = 0 then
         v_nothing.provider := 'none';
         v_nothing.amount := 0;
         v_nothing.currency := p_draft.currency;

@@ -14,12 +14,12 @@ begin
     if v_limit is null then
         return;
     end if;
-    -- the session that must leave the window before the user may make another one
+    -- the session that must leave the window before the user may make this one
     select s.created_at into v_oldest
     from public.payment_checkout_sessions as s
     where s.user_id = p_user_id and s.id >= payments.first_id_at(p_now - v_window)
     order by s.id desc
-    offset v_limit - 1
+    offset v_limit -- the new one is there already: who loses a race to insert makes none and is not counted
     limit 1;
     if found then
         perform payments.refuse_for_now('checkout sessions', v_oldest + v_window - p_now);

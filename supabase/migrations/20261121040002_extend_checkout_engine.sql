@@ -155,13 +155,16 @@ declare
     v_session public.payment_checkout_sessions := p_draft;
     v_nothing payments.captures;
 begin
-    perform payments.limit_new_sessions(p_draft.user_id, p_now);
     v_id := payments.insert_session(p_draft, p_now);
-    if v_id is not null and p_draft.coupon_id is not null then
+    if v_id is null then
+        return null;
+    end if;
+    perform payments.limit_new_sessions(p_draft.user_id, p_now);
+    if p_draft.coupon_id is not null then
         v_session.id := v_id;
         perform payments.reserve_coupon(v_session, p_now);
     end if;
-    if v_id is not null and p_draft.amount = 0 then
+    if p_draft.amount = 0 then
         v_nothing.provider := 'none';
         v_nothing.amount := 0;
         v_nothing.currency := p_draft.currency;
@@ -915,9 +918,8 @@ begin
     perform payments.add_session_event(
         p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now, v_grant.detail
     );
-    if v_review is not null then
-        perform payments.queue_notification(v_session, 'review_alert', v_review, '{}', p_now);
-    end if;
+    perform payments.queue_notification(v_session, 'review_alert', reason, '{}', p_now)
+    from unnest(string_to_array(v_review, ', ')) as reason;
     perform payments.queue_notification(v_session, 'receipt', '', '{}', p_now);
     perform payments.issue_document('invoice', v_session, v_session.amount, p_now);
     return v_session;
@@ -2767,12 +2769,12 @@ begin
     if v_limit is null then
         return;
     end if;
-    -- the session that must leave the window before the user may make another one
+    -- the session that must leave the window before the user may make this one
     select s.created_at into v_oldest
     from public.payment_checkout_sessions as s
     where s.user_id = p_user_id and s.id >= payments.first_id_at(p_now - v_window)
     order by s.id desc
-    offset v_limit - 1
+    offset v_limit -- the new one is there already: who loses a race to insert makes none and is not counted
     limit 1;
     if found then
         perform payments.refuse_for_now('checkout sessions', v_oldest + v_window - p_now);

@@ -651,6 +651,7 @@ as $$
 declare
     v_session public.payment_checkout_sessions;
     v_next timestamptz;
+    v_last_word text;
 begin
     perform payments.require_service();
     if p_result is null or p_result not in ('asked', 'failed') then
@@ -662,9 +663,10 @@ begin
     v_next := payments.next_reconcile(v_session, now());
     update payments.attempts as a
     set reconcile_at = v_next
-    where a.number = v_session.current_attempt and a.reconcile_at is not null;
+    where a.number = v_session.current_attempt and a.reconcile_at is not null
+    returning a.status into v_last_word;
     if found and v_next is null and v_session.completed_at is null
-        and (p_result = 'failed' or v_session.status = 'processing')
+        and (p_result = 'failed' or v_last_word = 'processing')
     then
         perform payments.flag_session(v_session, 'reconcile_gave_up', 'reconcile', null, now(), left(p_detail, 1000));
     end if;

@@ -424,6 +424,11 @@ class TestClaiming:
         db.sql("update payments.notifications set due_at = now() + interval '1 hour'")
         assert claim(db) == []
 
+    @pytest.mark.parametrize("limit", [-1, None])
+    def test_a_limit_that_is_none_is_refused(self, db: Database, limit: int | None) -> None:
+        with refused("PT422", "invalid_input"):
+            db.as_service().rpc("claim_notifications", p_limit=limit)
+
     def test_8_workers_at_once_get_each_notification_once(self, db: Database) -> None:
         many_receipts(db, 300)
         claims = all_at_once([partial(claim, db, 50)] * 8)

@@ -221,6 +221,26 @@ class TestNewSessions:
         last = set(all_at_once([partial(buy, caller, "2")] * 16))
         assert (len(last), last & set(taken)) == (1, set())
 
+    def test_who_saw_no_open_session_and_lost_the_last_place_to_it_gets_that_session(
+        self, db: Database, user: uuid.UUID
+    ) -> None:
+        caller = db.as_user(user)
+        for subject in ("0", "1"):
+            buy(caller, subject)
+        with db.as_owner().request() as gate:
+            gate.execute("select pg_advisory_xact_lock(1)")
+            with caller.request() as first:
+                won = call(first, ASK, p_plan="credits_100", p_subject="2")
+                # a caller that has found no open session waits before its sessions are counted
+                db.sql("alter function payments.limit_new_sessions rename to limit_new_sessions_at_last")
+                db.sql(
+                    "create function payments.limit_new_sessions(p_user_id uuid, p_now timestamptz) returns void"
+                    " language plpgsql as $$ begin perform pg_advisory_xact_lock_shared(1);"
+                    " perform payments.limit_new_sessions_at_last(p_user_id, p_now); end $$"
+                )
+                second = start_and_see_it_wait(db, partial(buy, caller, "2"))
+        assert second.result(WAIT) == won
+
     def test_of_two_callers_for_the_last_place_the_second_takes_it_when_the_first_dies(
         self, db: Database, user: uuid.UUID
     ) -> None:

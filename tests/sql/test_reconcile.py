@@ -548,6 +548,11 @@ class TestClaiming:
         assert set(claimed(db, 2)) == set(pages[:2])
         assert [claimed(db, 2), claimed(db, 2)] == [pages[2:], []]
 
+    @pytest.mark.parametrize("limit", [-1, None])
+    def test_a_limit_that_is_none_is_refused(self, db: Database, limit: int | None) -> None:
+        with refused("PT422", "invalid_input"):
+            db.as_service().rpc("claim_sessions_to_reconcile", p_limit=limit)
+
     def test_8_workers_at_once_get_each_page_once(self, db: Database) -> None:
         pages = [new_page(db)["reference"] for _ in range(40)]
         time_comes(db)
