@@ -1334,7 +1334,9 @@ comment on function payments.schedule_jobs() is
 revoke all on function payments.schedule_jobs() from public, anon, authenticated, service_role;
 
 -- What began with the functions of before ends first: its rows would be in neither list below.
-lock table public.payment_checkout_sessions in exclusive mode;
+do $$ begin
+    lock table public.payment_checkout_sessions in exclusive mode;
+end; $$;
 
 -- Pages that can still be paid join the queue.
 update payments.attempts as a
