@@ -5,14 +5,18 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, Unpack
 from uuid import UUID
 
 from bridge.auth import User
 from bridge.errors import (
     AttemptAttached,
+    AttemptNotFound,
+    CurrencyUnavailable,
+    NotSupported,
     PgcheckoutError,
+    PriceMismatch,
     ProviderError,
     ProviderUnknown,
     Refused,
@@ -22,9 +26,20 @@ from bridge.errors import (
 )
 from bridge.providers import Provider
 from bridge.rpc import AttemptName, Rpc
-from bridge.values import Applied, Attempt, Event, Notification, SessionStatus, Source
+from bridge.values import (
+    Applied,
+    Attempt,
+    Event,
+    Handled,
+    Named,
+    Notification,
+    Outcome,
+    Page,
+    SessionStatus,
+    Source,
+)
 
-__all__ = ["Checkout", "Handled", "Opened", "Verified"]
+__all__ = ["Checkout", "Opened", "Verified"]
 
 log = logging.getLogger("pgcheckout")
 
@@ -52,14 +67,6 @@ class Verified:
     verified: bool
     fulfilment_status: str
     fulfilment: Mapping[str, Any] | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Handled:
-    """What became of a genuine notification: applied, duplicate, ignored, or refused (and kept for a person)."""
-
-    result: str
-    reason: str = ""
 
 
 class Checkout:
@@ -94,12 +101,20 @@ class Checkout:
         self.provider(chosen)
         return await self._open(session_id, chosen)
 
-    async def verify(self, user: User | None, source: Source, **name: Unpack[AttemptName]) -> Verified:
-        """Ask the provider about a session, named by any one id, and apply its answer."""
+    async def verify(
+        self, user: User | None, source: Source, *, returned: str = "", **name: Unpack[AttemptName]
+    ) -> Verified:
+        """Ask the provider about a session, named by any one id, and apply its answer.
+
+        ``returned`` is the query with which the buyer came back, if so.
+        """
         attempt = await self._rpc.find_checkout_attempt(**name, user_id=user.id if user else None)
         if attempt.reference is None or attempt.status in _PAID:
             return _verified(attempt, verified=attempt.status in _PAID)
-        applied = await self._ask(attempt, source)
+        try:
+            applied = await self._ask(attempt, source, returned=returned)
+        except NotSupported:  # a provider that cannot be asked: its own news will come
+            return _verified(attempt, verified=False)
         if applied.status == "completed" or not attempt.other_pages:
             return _verified(attempt, applied=applied, verified=True)
         # the buyer may have paid on an earlier page whose notification was lost
@@ -117,7 +132,8 @@ class Checkout:
         event = adapter.read_event(headers, body)
         try:
             notification = await adapter.interpret(event)
-            return await self._apply(notification)
+            if not notification.asks:
+                return await self._apply(adapter, notification)
         except PgcheckoutError as error:
             log.warning("%s webhook %r not applied: %s", provider, event.id, error.reason)
             # our rules refuse for good; whatever else went wrong may be mended by the next delivery
@@ -126,18 +142,15 @@ class Checkout:
             if comes_again or not kept:
                 raise
             return Handled(result="refused", reason=error.reason)
+        # nothing has happened yet, so a refusal leaves nothing to keep
+        return await self._consent(adapter, notification)
 
     async def returned(self, provider: str, query: str) -> Verified | None:
         """Handle a buyer who comes back; None when nothing in the query names an attempt of ours."""
         adapter = self.provider(provider)
-        back = await adapter.read_return(query)
-        wanted = AttemptName(reference=back.reference, provider=provider, provider_session_id=back.provider_session_id)
-        if back.outcome is not None:
-            applied = await self._rpc.apply_payment_outcome(back.outcome)
-            attempt = await self._rpc.find_checkout_attempt(**wanted)
-            return _verified(attempt, applied=applied, verified=True)
+        wanted = _wanted(provider, adapter.read_return(query))
         try:
-            return await self.verify(None, "return", **wanted)
+            return await self.verify(None, "return", returned=query, **wanted)
         except SessionNotFound:
             return None
         except ProviderError as error:
@@ -145,23 +158,60 @@ class Checkout:
             log.warning("return from %s not verified: %s", provider, error.reason)
             return _verified(await self._rpc.find_checkout_attempt(**wanted), verified=False)
 
-    async def _ask(self, attempt: Attempt, source: Source) -> Applied:
-        outcome = await self.provider(attempt.provider).ask(attempt, source)
+    async def _ask(
+        self, attempt: Attempt, source: Source, *, returned: str = "", event: Event | None = None
+    ) -> Applied:
+        outcome = await self.provider(attempt.provider).ask(attempt, source, returned=returned)
         # both names must lead to the same session, or the database refuses
-        return await self._rpc.apply_payment_outcome(replace(outcome, session_id=attempt.session_id))
+        return await self._rpc.apply_payment_outcome(replace(outcome, session_id=attempt.session_id), event)
 
-    async def _apply(self, notification: Notification) -> Handled:
+    async def _apply(self, adapter: Provider, notification: Notification) -> Handled:
         if notification.refused:
             raise notification.refused
-        if notification.outcome is None:
-            return Handled(result="ignored", reason=notification.ignored)
+        attempt = None
         try:
-            applied = await self._rpc.apply_payment_outcome(notification.outcome, notification.event)
+            if notification.ask:
+                attempt = await self._rpc.find_checkout_attempt(**_wanted(adapter.name, notification.ask))
+                applied = await self._ask(attempt, "webhook", event=notification.event)
+            elif notification.outcome:
+                if adapter.answers:
+                    attempt = await self._attempt_of(notification.outcome)
+                    if attempt.status in notification.not_if:
+                        raise SessionNotPending(f"The session is {attempt.status}.")
+                applied = await self._rpc.apply_payment_outcome(notification.outcome, notification.event)
+            else:
+                return Handled(result="ignored", reason=notification.ignored)
         except SessionNotFound:
             if notification.ours:
                 raise
             return Handled(result="ignored", reason="not a payment of this installation")
-        return Handled(result="duplicate" if applied.duplicate else "applied")
+        result = "duplicate" if applied.duplicate else "applied"
+        return Handled(result=result, attempt=attempt, applied=applied)
+
+    async def _consent(self, adapter: Provider, notification: Notification) -> Handled:
+        """Whether an attempt may be paid now. Raises what forbids it."""
+        outcome = notification.outcome
+        if outcome is None:
+            raise ValueError("a notification that asks says what it wants to do")
+        attempt = await self._attempt_of(outcome)
+        if attempt.status not in ("pending", "processing"):
+            raise SessionNotPending(f"The session is {attempt.status}.")
+        if (outcome.amount, outcome.currency) != (attempt.amount, attempt.currency):
+            raise PriceMismatch("The amount is not the one that is due.")
+        if attempt.session_expires_at <= datetime.now(UTC):
+            raise SessionExpired("The session has expired.")
+        applied = await self._rpc.apply_payment_outcome(outcome, notification.event)
+        # it may have ended since we looked
+        if not applied.duplicate and applied.status != outcome.status:
+            raise SessionNotPending(f"The session is {applied.status}.")
+        return Handled(result="applied", attempt=attempt, applied=applied)
+
+    async def _attempt_of(self, outcome: Outcome) -> Attempt:
+        """The attempt that an outcome names; both names must be its own."""
+        attempt = await self._rpc.find_checkout_attempt(reference=outcome.reference)
+        if outcome.provider_session_id not in (None, attempt.provider_session_id):
+            raise AttemptNotFound("The page is not the one that was opened for this reference.")
+        return attempt
 
     async def _keep(self, provider: str, event: Event, reason: str, *, comes_again: bool) -> bool:
         try:
@@ -178,7 +228,7 @@ class Checkout:
         if await self._paid_elsewhere(attempt):
             return _opened(await self._rpc.find_checkout_attempt(session_id=session_id), None)
         try:
-            page = await self.provider(provider).open_page(attempt)
+            page = await self._page(self.provider(provider), attempt)
         except PgcheckoutError as error:
             # after a lost answer the page may exist: the next try continues this attempt and may get it
             if not error.retryable:
@@ -191,11 +241,17 @@ class Checkout:
             return _opened(attempt, attempt.checkout_url, attempt.expires_at)
         return _opened(attempt, page.url, page.expires_at)
 
+    async def _page(self, adapter: Provider, attempt: Attempt) -> Page:
+        if adapter.currencies is not None and attempt.currency not in adapter.currencies:
+            taken = ", ".join(sorted(adapter.currencies))
+            raise CurrencyUnavailable(f"{adapter.title} cannot take {attempt.currency}.", f"It takes: {taken}.")
+        return await adapter.open_page(attempt)
+
     async def _paid_elsewhere(self, attempt: Attempt) -> bool:
         """Close the other pages of a purchase; when one cannot be closed because it is paid, apply that instead."""
         for page in attempt.other_pages:
             try:
-                if not await self.provider(page["provider"]).close_page(page["provider_session_id"]):
+                if not await self._closed(page):
                     applied = await self._settle(page, "client")
                     if applied and applied.session_id == attempt.session_id and applied.status != "pending":
                         return True
@@ -204,13 +260,24 @@ class Checkout:
                 log.warning("page %r may stay open: %s", page["provider_session_id"], error.reason)
         return False
 
+    async def _closed(self, page: Mapping[str, str]) -> bool:
+        try:
+            return await self.provider(page["provider"]).close_page(page["provider_session_id"])
+        except NotSupported:  # then at least its truth is asked for
+            return False
+
     async def _settle(self, page: Mapping[str, str], source: Source) -> Applied | None:
         name = AttemptName(provider=page["provider"], provider_session_id=page["provider_session_id"])
         try:
             return await self._ask(await self._rpc.find_checkout_attempt(**name), source)
-        except (ProviderError, Refused) as error:  # what is wrong with another page is no answer about this one
+        except (NotSupported, ProviderError, Refused) as error:
+            # what is wrong with another page is no answer about this one
             log.warning("page %r could not be asked about: %s", page["provider_session_id"], error.reason)
             return None
+
+
+def _wanted(provider: str, named: Named) -> AttemptName:
+    return AttemptName(reference=named.reference, provider=provider, provider_session_id=named.provider_session_id)
 
 
 def _opened(attempt: Attempt, url: str | None, expires_at: datetime | None = None) -> Opened:

@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict
 
 from bridge.errors import PgcheckoutError, SetupError
 from bridge.migrations import packaged_migrations, pending_migrations
-from bridge.providers import enabled_names
+from bridge.providers import ADAPTERS, enabled_names, missing_settings
 from bridge.rpc import connect_rpc
 from bridge.settings import Settings
 
@@ -103,7 +103,10 @@ def _names() -> Iterator[Finding]:
     for name in sorted(os.environ):
         if name.startswith("PGCHECKOUT_") and name not in known:
             yield Finding(
-                "warning", "settings", f"{name} is not a setting.", "Look for a typing error; README lists them."
+                "warning",
+                "settings",
+                f"{name} is not a setting.",
+                "Look for a typing error; docs/settings.md lists them.",
             )
 
 
@@ -119,29 +122,38 @@ def _addresses(settings: Settings) -> Iterator[Finding]:
 
 
 def _providers(settings: Settings) -> Iterator[Finding]:
-    key = settings.stripe_secret_key.get_secret_value() if settings.stripe_secret_key else ""
-    webhook_secrets = [secret.get_secret_value() for secret in settings.stripe_webhook_secrets]
-    if key and not key.startswith(("sk_test_", "sk_live_", "rk_test_", "rk_live_")):
-        yield Finding("error", "stripe", "The API key has not the form of one.", "It starts with sk_ or rk_.")
-    if any(not secret.startswith("whsec_") for secret in webhook_secrets):
-        remedy = "PGCHECKOUT_STRIPE_WEBHOOK_SECRETS holds the endpoint's signing secret, whsec_…"
-        yield Finding("error", "stripe", "A webhook secret has not the form of one.", remedy)
-    if bool(key) != bool(webhook_secrets):
-        missing = "PGCHECKOUT_STRIPE_WEBHOOK_SECRETS" if key else "PGCHECKOUT_STRIPE_SECRET_KEY"
-        yield Finding("error", "stripe", f"{missing} is missing, so Stripe is off.", f"Set {missing}.")
-    elif key:
-        mode = "live" if "_live_" in key else "test"
-        odd = (mode == "live") != (settings.environment == "production")
-        remedy = "Use test keys in development and live keys in production." if odd else ""
-        yield Finding("warning" if odd else "ok", "stripe", f"on, {mode} mode, {settings.environment}", remedy)
-    if settings.sandbox_secret:
-        yield Finding("ok", "sandbox", "on (development)")
+    half_set = False
+    for name, adapter in ADAPTERS.items():
+        missing = [f"PGCHECKOUT_{setting.upper()}" for setting in missing_settings(settings, name)]
+        if missing and len(missing) < len(adapter.needs):
+            half_set = True
+            names, are = " and ".join(missing), "are" if missing[1:] else "is"
+            yield Finding("error", name, f"{names} {are} missing, so {adapter.title} is off.", f"Set {names}.")
+        elif not missing:
+            yield from _stripe(settings) if name == "stripe" else [Finding("ok", name, "on")]
     on = enabled_names(settings)
-    if not key and not on:
+    if not on and not half_set:
         yield Finding("error", "providers", "No payment provider is on.", "Set the secrets of one, Stripe's say.")
     elif on and settings.default_provider not in on:
         remedy = "Turn it on, or set PGCHECKOUT_DEFAULT_PROVIDER to one that is."
         yield Finding("error", "providers", f"The default provider {settings.default_provider} is off.", remedy)
+
+
+def _stripe(settings: Settings) -> Iterator[Finding]:
+    key = settings.stripe_secret_key.get_secret_value() if settings.stripe_secret_key else ""
+    if not key.startswith(("sk_test_", "sk_live_", "rk_test_", "rk_live_")):
+        yield Finding("error", "stripe", "The API key has not the form of one.", "It starts with sk_ or rk_.")
+    if any(not secret.get_secret_value().startswith("whsec_") for secret in settings.stripe_webhook_secrets):
+        remedy = "PGCHECKOUT_STRIPE_WEBHOOK_SECRETS holds the endpoint's signing secret, whsec_…"
+        yield Finding("error", "stripe", "A webhook secret has not the form of one.", remedy)
+    yield _mode("stripe", settings, live="_live_" in key)
+
+
+def _mode(name: str, settings: Settings, *, live: bool) -> Finding:
+    odd = live != (settings.environment == "production")
+    remedy = "Use test keys in development and live keys in production." if odd else ""
+    mode = "live" if live else "test"
+    return Finding("warning" if odd else "ok", name, f"on, {mode} mode, {settings.environment}", remedy)
 
 
 async def _tokens(settings: Settings) -> Finding:

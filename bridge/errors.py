@@ -3,10 +3,12 @@
     PgcheckoutError
     ├── SetupError                  the installation is incomplete; the message says what to do
     ├── SignatureInvalid            a notification that its provider did not sign
+    ├── SourceRefused               a notification from an address that is not its provider's
     ├── NotSupported                a provider has no such thing
     ├── ProviderError
     │   ├── ProviderUnavailable     try again later
-    │   └── ProviderRefused         trying again changes nothing
+    │   ├── ProviderRefused         trying again changes nothing
+    │   └── RefundInDoubt           nobody knows whether the money went back
     ├── DatabaseUnavailable         try again later
     └── Refused                     the rules refuse; one class per reason of docs/errors.md
 
@@ -27,10 +29,12 @@ __all__ = [
     "ProviderError",
     "ProviderRefused",
     "ProviderUnavailable",
+    "RefundInDoubt",
     "Refused",
     "SessionNotFound",
     "SetupError",
     "SignatureInvalid",
+    "SourceRefused",
 ]
 
 
@@ -60,6 +64,13 @@ class SignatureInvalid(PgcheckoutError):
     status = 400
 
 
+class SourceRefused(PgcheckoutError):
+    """The notification comes from an address that is not its provider's."""
+
+    reason = "source_refused"
+    status = 403
+
+
 class NotSupported(PgcheckoutError):
     """The provider has no such operation."""
 
@@ -83,6 +94,13 @@ class ProviderRefused(ProviderError):
     """The provider understood and refused; the same request will be refused again."""
 
     reason = "provider_refused"
+    status = 502
+
+
+class RefundInDoubt(ProviderError):
+    """A refund was asked for, the answer was lost, and the provider has no way to ask what became of it."""
+
+    reason = "refund_in_doubt"
     status = 502
 
 

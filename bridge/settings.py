@@ -1,21 +1,35 @@
 """Settings: one environment variable each, read once at the edge.
 
-Every variable starts with ``PGCHECKOUT_``; a ``.env`` file in the working directory is read too. The README
+Every variable starts with ``PGCHECKOUT_``; a ``.env`` file in the working directory is read too. docs/settings.md
 lists them, and a test holds that table to this class.
 """
 
 from __future__ import annotations
 
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
-from pydantic import Field, HttpUrl, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import (
+    Field,
+    FilePath,
+    HttpUrl,
+    IPvAnyNetwork,
+    SecretStr,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SetupError
 
 __all__ = ["Settings", "load_settings"]
+
+
+_LISTS = ("cors_origins", "paystack_secret_keys", "paystack_source_ips", "stripe_webhook_secrets", "trusted_proxies")
+_MAY_BE_EMPTY = ("database_role", "paystack_source_ips")
 
 
 class Settings(BaseSettings):
@@ -38,6 +52,12 @@ class Settings(BaseSettings):
     default_provider: str = Field("stripe", description="Provider of a checkout that names none.")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
         (), description="Origins of web apps that may call the bridge, separated by commas. None by default."
+    )
+    trusted_proxies: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        (), description="Proxies in front of the bridge (addresses or networks, commas) whose `X-Forwarded-For` counts."
+    )
+    admin_token: SecretStr | None = Field(
+        None, min_length=16, description="Opens `/admin/…`; closed without one. At least 16 characters."
     )
     max_body_bytes: int = Field(524_288, ge=1024, description="Largest request body that is read.")
 
@@ -70,6 +90,41 @@ class Settings(BaseSettings):
     )
     stripe_api_url: HttpUrl = Field(HttpUrl("https://api.stripe.com"), description="For tests against a simulator.")
 
+    paystack_secret_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (),
+        description="Paystack secret key, `sk_…`; two with a comma during a roll-over, the first one makes the calls.",
+    )
+    paystack_source_ips: Annotated[tuple[IPvAnyNetwork, ...], NoDecode] = Field(
+        tuple(map(ip_network, ("52.31.139.75", "52.49.173.169", "52.214.14.220"))),
+        description="Where Paystack's webhooks come from. Empty: not checked.",
+    )
+    paystack_api_url: HttpUrl = Field(HttpUrl("https://api.paystack.co"), description="For tests against a simulator.")
+
+    click_merchant_id: str | None = Field(None, description="Click merchant.")
+    click_service_id: str | None = Field(None, description="Click service.")
+    click_merchant_user_id: str | None = Field(None, description="Click user of the Merchant API.")
+    click_secret_key: SecretStr | None = Field(None, description="Click key of signatures and of the Merchant API.")
+    click_page_url: HttpUrl = Field(
+        HttpUrl("https://my.click.uz/services/pay"), description="For tests against a simulator."
+    )
+    click_api_url: HttpUrl = Field(
+        HttpUrl("https://api.click.uz/v2/merchant"), description="For tests against a simulator."
+    )
+
+    hypay_terminal: str | None = Field(None, description="HyPay terminal (Masof), 10 digits.")
+    hypay_api_key: SecretStr | None = Field(None, description="HyPay API key (KEY).")
+    hypay_api_password: SecretStr | None = Field(None, description="HyPay API password (PassP).")
+    hypay_page_language: Literal["HEB", "ENG"] = Field("HEB", description="Language of HyPay's page.")
+    hypay_url: HttpUrl = Field(HttpUrl("https://pay.hyp.co.il/p/"), description="For tests against a simulator.")
+
+    paypal_client_id: str | None = Field(None, description="PayPal REST app.")
+    paypal_client_secret: SecretStr | None = Field(None, description="Its secret.")
+    paypal_webhook_id: str | None = Field(None, description="Id of the app's webhook; part of each signature.")
+    paypal_api_url: HttpUrl | None = Field(
+        None, description="By default PayPal's live API in production, its sandbox in development."
+    )
+    paypal_ca_file: FilePath | None = Field(None, description="CA of webhook certificates, for tests.")
+
     sandbox_secret: SecretStr | None = Field(
         None, description="Turns the sandbox provider on (development only): key of its API and of its signatures."
     )
@@ -78,9 +133,9 @@ class Settings(BaseSettings):
     @model_validator(mode="before")
     @classmethod
     def _read_text(cls, values: dict[str, object]) -> dict[str, object]:
-        # a variable left empty counts as not set; only the role means something when it is empty
-        values = {name: value for name, value in values.items() if value != "" or name == "database_role"}
-        for name in ("cors_origins", "stripe_webhook_secrets"):
+        # a variable left empty counts as not set, but where being empty means something
+        values = {name: value for name, value in values.items() if value != "" or name in _MAY_BE_EMPTY}
+        for name in _LISTS:
             value = values.get(name)
             if isinstance(value, str):
                 values[name] = tuple(part.strip() for part in value.split(",") if part.strip())

@@ -14,13 +14,15 @@ __all__ = [
     "Applied",
     "Attempt",
     "Event",
+    "Handled",
+    "Named",
     "Notification",
     "Outcome",
     "Page",
     "Refund",
     "RefundKind",
+    "RefundOrder",
     "RefundStatus",
-    "Returned",
     "SessionStatus",
     "Source",
     "Status",
@@ -104,6 +106,19 @@ class Refund:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefundOrder:
+    """Money to give back: ``amount`` in minor units; ``in_full`` when it is all that was paid.
+
+    The same order has the same ``key``, however often it is given; another one has another.
+    """
+
+    key: str
+    amount: int
+    in_full: bool
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
     """What a provider says about an attempt, in our words (docs/architecture.md).
 
@@ -149,31 +164,36 @@ class Event:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Notification:
-    """A genuine notification.
+class Named:
+    """One of the two ids names an attempt. It proves nothing."""
 
-    ``outcome`` is None when there is nothing to apply: then either ``ignored`` says why that is fine, or ``refused``
-    why a person must look. ``ours`` is False when nothing in it shows that this installation caused it; an unknown
-    session is then somebody else's business.
+    reference: str | None = None
+    provider_session_id: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notification:
+    """A genuine notification. One of these says what it calls for:
+
+    - ``outcome``: to be applied;
+    - ``ask``: the provider is to be asked about this attempt, because the body alone is no proof;
+    - ``ignored``: nothing, and why that is fine;
+    - ``refused``: a person must look, and why.
+
+    ``asks``: the provider has not taken the money yet and waits for consent; the outcome is what it wants to do.
+    ``not_if``: states of the session in which the outcome is refused (SessionNotPending) instead of applied.
+    ``ours`` is False when nothing in it shows that this installation caused it; an unknown session is then somebody
+    else's business.
     """
 
     event: Event
     outcome: Outcome | None = None
+    ask: Named | None = None
     ignored: str = ""
     refused: Refused | None = None
+    asks: bool = False
+    not_if: tuple[SessionStatus, ...] = ()
     ours: bool = True
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Returned:
-    """Where a buyer comes back from: one of the two ids names the attempt. It proves nothing.
-
-    ``outcome`` is set by providers whose signed return is the only proof there will ever be.
-    """
-
-    reference: str | None = None
-    provider_session_id: str | None = None
-    outcome: Outcome | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -195,3 +215,17 @@ class Applied:
         if known.get("session_id"):
             known["session_id"] = UUID(known["session_id"])
         return cls(**known)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Handled:
+    """What became of a genuine notification: applied, duplicate, ignored, or refused (and kept for a person).
+
+    ``attempt`` is the attempt as it was before, for providers that wait for an answer about it; ``applied`` what the
+    database made of the outcome.
+    """
+
+    result: str
+    reason: str = ""
+    attempt: Attempt | None = None
+    applied: Applied | None = None

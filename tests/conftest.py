@@ -14,9 +14,9 @@ from pytest_postgresql import factories
 
 from bridge.local.postgres import LOOK_ALIKE, SUPERUSER, LocalPostgres
 from bridge.migrations import migrate, seed_file
+from tests.simulators.stripe import StripeSimulator
 from tests.support import parts
 from tests.support.database import Database, apply_files
-from tests.support.stripe_simulator import StripeSimulator
 
 SERVER = LocalPostgres(int(os.environ.get("PG", "18")))
 

@@ -7,13 +7,15 @@ from typing import Annotated, Any
 from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
 
 from fastapi import APIRouter, Path, Request
-from fastapi.responses import RedirectResponse
+from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel
 
 from bridge.api.context import Context, FromContext
 from bridge.api.errors import ErrorBody
+from bridge.api.sources import check_source
 from bridge.errors import PgcheckoutError, ProviderUnknown
 from bridge.metrics import WEBHOOKS
+from bridge.values import Handled
 
 __all__ = ["router"]
 
@@ -36,19 +38,33 @@ class WebhookAnswer(BaseModel):
 
 @router.post(
     "/webhooks/{provider}",
-    responses={status: {"model": ErrorBody} for status in (400, 404, 413, 422, 500, 502, 503)},
+    response_model=WebhookAnswer,
+    responses={status: {"model": ErrorBody} for status in (400, 403, 404, 413, 422, 500, 502, 503)},
 )
-async def receive_webhook(provider: ProviderName, request: Request, context: FromContext) -> WebhookAnswer:
+async def receive_webhook(
+    provider: ProviderName, request: Request, context: FromContext
+) -> WebhookAnswer | JSONResponse:
     """A provider's notification. Anything but 2xx asks the provider to send it again, where that can help."""
     body = await request.body()
     try:
-        handled = await context.checkout.notified(provider, request.headers, body)
-    except PgcheckoutError as error:
-        known = "unknown" if isinstance(error, ProviderUnknown) else provider
-        WEBHOOKS.labels(known, error.reason).inc()
+        adapter = context.checkout.provider(provider)
+    except ProviderUnknown as error:
+        WEBHOOKS.labels("unknown", error.reason).inc()
         raise
-    WEBHOOKS.labels(provider, handled.result).inc()
-    return WebhookAnswer(result=handled.result, reason=handled.reason)
+    result: Handled | PgcheckoutError
+    try:
+        check_source(request, context.settings, adapter)
+        result = await context.checkout.notified(provider, request.headers, body)
+        WEBHOOKS.labels(provider, result.result).inc()
+    except PgcheckoutError as error:
+        WEBHOOKS.labels(provider, error.reason).inc()
+        result = error
+    reply = adapter.reply(body, result)
+    if reply is not None:
+        return JSONResponse(dict(reply))
+    if isinstance(result, PgcheckoutError):
+        raise result
+    return WebhookAnswer(result=result.result, reason=result.reason)
 
 
 @router.get("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_WRONG_NAME)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 
 import httpx
 
@@ -11,20 +11,21 @@ from bridge.providers.sandbox import Sandbox
 from bridge.providers.stripe import Stripe
 from bridge.settings import Settings
 
-__all__ = ["Provider", "enabled_names", "enabled_providers"]
+__all__ = ["ADAPTERS", "Provider", "enabled_names", "enabled_providers", "missing_settings"]
 
-_ADAPTERS: Mapping[str, Callable[[Settings, httpx.AsyncClient], Provider]] = {"stripe": Stripe, "sandbox": Sandbox}
+ADAPTERS: Mapping[str, type[Provider]] = {adapter.name: adapter for adapter in (Stripe, Sandbox)}
 
 
 def enabled_names(settings: Settings) -> list[str]:
-    """A provider is on when its secrets are set."""
-    on = {
-        "stripe": settings.stripe_secret_key and settings.stripe_webhook_secrets,
-        "sandbox": settings.sandbox_secret,
-    }
-    return [name for name, secrets in on.items() if secrets]
+    """A provider is on when its settings are complete."""
+    return [name for name in ADAPTERS if not missing_settings(settings, name)]
+
+
+def missing_settings(settings: Settings, name: str) -> list[str]:
+    """What must be set before a provider is on."""
+    return [setting for setting in ADAPTERS[name].needs if not getattr(settings, setting)]
 
 
 def enabled_providers(settings: Settings, client: httpx.AsyncClient) -> Mapping[str, Provider]:
     """The adapters of the providers that are on."""
-    return {name: _ADAPTERS[name](settings, client) for name in enabled_names(settings)}
+    return {name: ADAPTERS[name](settings, client) for name in enabled_names(settings)}

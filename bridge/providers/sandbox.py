@@ -11,12 +11,12 @@ import httpx
 
 from bridge.errors import InvalidRequest, ProviderRefused
 from bridge.money import display_amount
-from bridge.providers.base import query_values, return_url
+from bridge.providers.base import Provider, return_url
 from bridge.providers.http import send
 from bridge.providers.shapes import shaped, storable, text
 from bridge.sandbox import signature
 from bridge.settings import Settings
-from bridge.values import Attempt, Event, Notification, Outcome, Page, Returned, Source, Status
+from bridge.values import Attempt, Event, Notification, Outcome, Page, Source, Status
 
 __all__ = ["Sandbox"]
 
@@ -30,10 +30,12 @@ _STATUS: dict[str, Status] = {
 }
 
 
-class Sandbox:
+class Sandbox(Provider):
     """The sandbox adapter."""
 
     name = "sandbox"
+    title = "The sandbox"
+    needs = ("sandbox_secret",)
 
     def __init__(self, settings: Settings, client: httpx.AsyncClient) -> None:
         if settings.sandbox_secret is None:
@@ -70,15 +72,11 @@ class Sandbox:
         page = await self._call("POST", f"/{provider_session_id}/expire")
         return page["status"] not in ("paid", "processing")
 
-    async def ask(self, attempt: Attempt, source: Source) -> Outcome:
+    async def ask(self, attempt: Attempt, source: Source, *, returned: str = "") -> Outcome:
         """``GET /v1/pages/{id}``."""
         if attempt.provider_session_id is None:
             return Outcome(provider=self.name, status="pending", source=source, reference=attempt.reference)
         return self._outcome(await self._call("GET", f"/{attempt.provider_session_id}"), source)
-
-    async def read_return(self, query: str) -> Returned:
-        """The page sends the buyer back with our reference."""
-        return Returned(reference=query_values(query).get("reference"))
 
     def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Verify and read one event."""

@@ -11,26 +11,28 @@ import hmac
 import json
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from typing import Any
 
 import httpx
 
 from bridge.errors import InvalidRequest, ProviderRefused, ProviderUnavailable, SignatureInvalid, WrongMode
-from bridge.providers.base import query_values, return_url
+from bridge.providers.base import Provider, query_values, return_url
 from bridge.providers.http import is_temporary, send
 from bridge.providers.shapes import MALFORMED, moment, shaped, storable, text, whole
 from bridge.settings import Settings
 from bridge.values import (
     Attempt,
     Event,
+    Named,
     Notification,
     Outcome,
     Page,
     Refund,
     RefundKind,
+    RefundOrder,
     RefundStatus,
-    Returned,
     Source,
     Status,
 )
@@ -111,10 +113,12 @@ def verify_signature(header: str, body: bytes, secrets: Iterable[str], *, now: f
         raise SignatureInvalid("Stripe-Signature is too old: check this machine's clock.")
 
 
-class Stripe:
+class Stripe(Provider):
     """The Stripe adapter. The canonical payment id is the PaymentIntent (the session, where nothing was due)."""
 
     name = "stripe"
+    title = "Stripe"
+    needs = ("stripe_secret_key", "stripe_webhook_secrets")
 
     def __init__(self, settings: Settings, client: httpx.AsyncClient) -> None:
         if settings.stripe_secret_key is None:
@@ -168,7 +172,7 @@ class Stripe:
             return bool(session["status"] == "expired")
         return True
 
-    async def ask(self, attempt: Attempt, source: Source) -> Outcome:
+    async def ask(self, attempt: Attempt, source: Source, *, returned: str = "") -> Outcome:
         """``GET /v1/checkout/sessions/{id}`` with its PaymentIntent and charge."""
         if attempt.provider_session_id is None:
             return Outcome(provider=self.name, status="pending", source=source, reference=attempt.reference)
@@ -185,10 +189,23 @@ class Stripe:
             status = _session_status(session, intent)
             return self._session_outcome(session, source, status, moment(charge.get("created")), refunds=back)
 
-    async def read_return(self, query: str) -> Returned:
+    def read_return(self, query: str) -> Named:
         """``page`` on success (Stripe fills it in), ``reference`` from the back button."""
         values = query_values(query)
-        return Returned(provider_session_id=values.get("page"), reference=values.get("reference"))
+        return Named(provider_session_id=values.get("page"), reference=values.get("reference"))
+
+    async def refund(self, attempt: Attempt, order: RefundOrder) -> Refund:
+        """``POST /v1/refunds``; Stripe keeps the idempotency key for at least a day."""
+        if attempt.provider_payment_id is None:
+            raise ValueError("the attempt must be paid")
+        form = {
+            "payment_intent": attempt.provider_payment_id,
+            "amount": str(to_stripe_amount(order.amount, attempt.currency)),
+            f"metadata[{REFERENCE}]": attempt.reference or "",
+        }
+        said = await self._call("POST", "/v1/refunds", form=form, key=order.key)
+        with shaped(ProviderUnavailable, "Stripe's answer"):
+            return replace(_refund(said, "refund", _REFUND_STATUS), reason=order.reason)
 
     def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Verify ``Stripe-Signature`` and read the envelope."""

@@ -12,9 +12,9 @@ import pytest
 from bridge.local.postgres import LocalPostgres
 from bridge.migrations import migrate, seed_file
 from bridge.rpc import postgres
+from tests.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, Buyer, Desk, SandboxDesk, StripeDesk, running_bridge
 from tests.support.database import Database, apply_files
-from tests.support.stripe_simulator import StripeSimulator
 
 
 @pytest.fixture(scope="session")

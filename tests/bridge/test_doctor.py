@@ -135,7 +135,7 @@ def test_no_provider_at_all_is_an_error(db: Database) -> None:
         "providers": "error"
     }
     half = look(database_url=db.url(), stripe_secret_key=None)
-    assert levels(half) == {"stripe": "error", "providers": "error"}
+    assert levels(half) == {"stripe": "error"}
     assert "STRIPE_SECRET_KEY is missing" in half["stripe"].message
 
 

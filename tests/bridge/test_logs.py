@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import KEYS, SANDBOX_SECRET, Bridge, running_bridge, wait_until
 from tests.support.database import Database
-from tests.support.stripe_simulator import Fault, StripeSimulator
 
 EMAIL = "ada.lovelace@example.test"
 PASSWORD = "the-password-of-the-database"

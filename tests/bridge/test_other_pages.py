@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import Bridge, Buyer
 from tests.support.database import Row
-from tests.support.stripe_simulator import Fault, StripeSimulator
 
 
 @pytest.fixture

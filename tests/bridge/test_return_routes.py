@@ -5,10 +5,10 @@ from __future__ import annotations
 import httpx
 import pytest
 
+from tests.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import Bridge, Buyer, StripeDesk, query_of, wait_until
 from tests.support.database import Row
 from tests.support.races import all_at_once
-from tests.support.stripe_simulator import Fault, StripeSimulator
 
 THANKS, CART = "https://app.test/thanks", "https://app.test/cart"
 

@@ -13,6 +13,8 @@ import pytest
 
 from bridge.local.postgres import LocalPostgres
 from bridge.sandbox.signature import sign
+from tests.simulators.stripe import Fault, StripeSimulator
+from tests.simulators.stripe_world import sign as sign_as_stripe
 from tests.support.bridge import (
     SANDBOX_SECRET,
     Bridge,
@@ -26,8 +28,6 @@ from tests.support.bridge import (
 )
 from tests.support.database import Database, Row
 from tests.support.races import all_at_once
-from tests.support.stripe_simulator import Fault, StripeSimulator
-from tests.support.stripe_world import sign as sign_as_stripe
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import stripe as official
 
-from tests.support.stripe_simulator import Fault, StripeSimulator
-from tests.support.stripe_world import API_VERSION
+from tests.simulators.stripe import Fault, StripeSimulator
+from tests.simulators.stripe_world import API_VERSION
 
 FORM = {
     "mode": "payment",

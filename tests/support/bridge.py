@@ -18,9 +18,10 @@ from bridge.local.postgres import SUPERUSER, LocalPostgres
 from bridge.local.serving import listening, serving
 from bridge.sandbox.signature import sign
 from bridge.settings import Settings, load_settings
+from tests.simulators.base import Simulator
+from tests.simulators.stripe import StripeSimulator
 from tests.support.database import Database, Row
 from tests.support.postgrest import Keys
-from tests.support.stripe_simulator import StripeSimulator
 
 __all__ = [
     "KEYS",
@@ -103,10 +104,8 @@ class Bridge:
 
 
 @contextlib.contextmanager
-def running_bridge(
-    db: Database, stripe: StripeSimulator | None = None, *, port: int = 0, **settings: Any
-) -> Iterator[Bridge]:
-    """Serve the bridge with the sandbox on, and Stripe too when there is a simulated account."""
+def running_bridge(db: Database, *accounts: Simulator | None, port: int = 0, **settings: Any) -> Iterator[Bridge]:
+    """Serve the bridge with the sandbox on, and the providers of the simulated accounts."""
     with listening(port) as listener:
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         fitting: dict[str, Any] = {
@@ -118,12 +117,8 @@ def running_bridge(
             "jwt_secret": KEYS.shared_secret,
             "sandbox_secret": SANDBOX_SECRET,
         }
-        if stripe:
-            fitting |= {
-                "stripe_secret_key": stripe.secret_key,
-                "stripe_webhook_secrets": stripe.webhook_secret,
-                "stripe_api_url": stripe.url,
-            }
+        for account in accounts:
+            fitting |= account.settings() if account else {}
         chosen = load_settings(_env_file=None, **(fitting | settings))
         with serving(create_app(chosen), listener), httpx.Client(base_url=url, timeout=30.0) as http:
             yield Bridge(url, chosen, db, http)

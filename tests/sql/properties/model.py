@@ -395,7 +395,7 @@ class Model:
         known = self.refunds.get((news.provider, news.id))
         capture = self._refunded(news)
         left = capture.amount - self._back(capture, "pending", "succeeded") if capture else None
-        fits = None if left is None else news.status == "failed" or news.amount <= left
+        fits = news.status == "failed" or (None if left is None else news.amount <= left)
         if not known:
             news.status = "refused" if fits is False else news.status
             self.refunds[news.provider, news.id] = known = news

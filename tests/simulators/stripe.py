@@ -10,22 +10,13 @@ import asyncio
 import json
 import re
 import secrets
-import socket
-import threading
 import time
-from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
-from typing import Self
-from urllib.parse import parse_qsl
+from dataclasses import dataclass, replace
+from urllib.parse import urlsplit
 
-import uvicorn
-from starlette.applications import Starlette
-from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
-from starlette.routing import Route
-
-from tests.support.stripe_world import API_VERSION, Json, StripeWorld
+from tests.simulators.base import Answer, Delivery, Fault, Json, Received, Simulator, Tell
+from tests.simulators.stripe_world import API_VERSION, StripeWorld, sign
 
 __all__ = ["Fault", "Received", "StripeSimulator"]
 
@@ -35,35 +26,8 @@ CREATE_PARAMETERS = frozenset({
 })  # fmt: skip
 
 
-@dataclass(frozen=True, kw_only=True)
-class Fault:
-    """What goes wrong with one request.
-
-    With a ``status``, the request is not worked on; ``stored`` keeps that answer under the idempotency key. With
-    ``lost``, the work is done and the connection drops before the answer; ``cut`` sends half of the answer.
-    """
-
-    status: int | None = None
-    body: bytes = b'{"error": {"type": "api_error", "message": "scripted"}}'
-    headers: Mapping[str, str] = field(default_factory=dict)
-    latency: float = 0.0
-    stored: bool = False
-    lost: bool = False
-    cut: bool = False
-
-
 @dataclass(frozen=True)
-class Received:
-    """One request as it came in; ``values`` is its form or query, not yet nested."""
-
-    method: str
-    path: str
-    values: Mapping[str, str]
-    headers: Mapping[str, str]
-
-
-@dataclass(frozen=True)
-class Answer:
+class Kept:
     """What Stripe says; kept under the idempotency key when the request was executed."""
 
     status: int
@@ -80,70 +44,115 @@ class Refusal(Exception):
         super().__init__(message)
         kind = "idempotency_error" if code == "idempotency_error" else "invalid_request_error"
         error = {"type": kind, "code": code, "message": message, "param": param}
-        self.answer = Answer(status, json.dumps({"error": error}).encode(), executed=False)
+        self.answer = Kept(status, json.dumps({"error": error}).encode(), executed=False)
 
 
-class StripeSimulator(StripeWorld):
-    """A Stripe account behind an HTTP API. Use as a context manager; ``url`` is its address."""
+class StripeSimulator(StripeWorld, Simulator):
+    """A Stripe account behind an HTTP API."""
+
+    name = "stripe"
+    currency = "USD"
 
     def __init__(self, *, livemode: bool = False) -> None:
-        super().__init__(livemode=livemode)
-        self.faults: deque[Fault] = deque()
-        self.received: list[Received] = []
-        self._answers: dict[str, Answer] = {}
+        Simulator.__init__(self)
+        StripeWorld.__init__(self, livemode=livemode)
+        self._answers: dict[str, Kept] = {}
         self._in_flight: set[str] = set()
 
-    def __enter__(self) -> Self:
-        app = Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "POST"])])
-        config = uvicorn.Config(app, log_config=None, ws="none", lifespan="off", timeout_graceful_shutdown=1)
-        # asyncio only turns Nagle's delay (40 ms per answer) off where the protocol is named
-        self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
-        self._socket.bind(("127.0.0.1", 0))
-        self._socket.listen()
-        self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
-        self._thread.start()
-        return self
+    def settings(self) -> Json:
+        return {
+            "stripe_secret_key": self.secret_key,
+            "stripe_webhook_secrets": self.webhook_secret,
+            "stripe_api_url": self.url,
+        }
 
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
-        self._socket.close()
+    # what buyers and merchants do
+
+    def buyer_pays(
+        self, page: str, tell: Tell, *, amount: int | None = None, currency: str | None = None
+    ) -> list[Delivery]:
+        session = self._session(page)
+        changed = {"amount_total": amount, "currency": currency and currency.lower()}
+        session.update({name: value for name, value in changed.items() if value is not None})
+        return self._signed(self.pay(session["id"]))
+
+    def buyer_is_declined(self, page: str, tell: Tell) -> list[Delivery]:
+        session = self._session(page)
+        intent = {"id": "pi_declined", "metadata": session["metadata"], "status": "requires_payment_method"}
+        return self._signed([self.event("payment_intent.payment_failed", intent)])
+
+    def buyer_pays_later(self, page: str, tell: Tell) -> list[Delivery]:
+        return self._signed(self.pay_later(self._session(page)["id"]))
+
+    def money_arrives(self, page: str) -> list[Delivery]:
+        return self._signed(self.settle(self._session(page)["id"]))
+
+    def page_expires(self, page: str) -> list[Delivery]:
+        return self._signed(self.expire(self._session(page)["id"]))
+
+    def return_query(self, page: str) -> str:
+        return f"page={self._session(page)['id']}"
+
+    def merchant_refunds(self, page: str, amount: int | None = None) -> list[Delivery]:
+        left = self.taken(page) - self.given_back(page)
+        return self._signed(self.refund(self._session(page)["payment_intent"], amount or left))
+
+    def buyer_disputes(self, page: str) -> list[Delivery]:
+        return self._signed(self.dispute(self._session(page)["payment_intent"]))
+
+    def bank_decides(self, page: str, *, won: bool) -> list[Delivery]:
+        (dispute,) = self._of(page, "dispute")
+        return self._signed(self.close_dispute(dispute["id"], "won" if won else "lost"))
+
+    # what Stripe knows
+
+    def taken(self, page: str) -> int:
+        return sum(charge["amount"] for charge in self._of(page, "charge") if charge["status"] == "succeeded")
+
+    def given_back(self, page: str) -> int:
+        return sum(refund["amount"] for refund in self._of(page, "refund") if refund["status"] == "succeeded")
+
+    def forged(self, delivery: Delivery) -> Delivery:
+        headers, body = delivery
+        return {**headers, "stripe-signature": sign(body, "whsec_of_somebody_else")}, body
+
+    def _session(self, page: str) -> Json:
+        return self.objects[urlsplit(page).path.rsplit("/", 1)[-1]]
+
+    def _of(self, page: str, kind: str) -> list[Json]:
+        intent = self._session(page)["payment_intent"]
+        return [o for o in self.objects.values() if o["object"] == kind and intent and o["payment_intent"] == intent]
+
+    def _signed(self, events: list[Json]) -> list[Delivery]:
+        return [self.sign(event) for event in events]
 
     # what arrives over HTTP
 
-    async def _serve(self, request: Request) -> Response:
-        pairs = parse_qsl((await request.body()).decode() or request.url.query, keep_blank_values=True)
-        received = Received(request.method, request.url.path, dict(pairs), dict(request.headers))
-        self.received.append(received)
-        fault = self.faults.popleft() if self.faults else Fault()
+    async def answer(self, received: Received, fault: Fault) -> Answer:
         key = received.headers.get("idempotency-key", "")
         if key and key in self._in_flight:
             in_use = "Another request with this key is in progress."
-            answer = Refusal(in_use, code="idempotency_key_in_use", status=409).answer
+            kept = Refusal(in_use, code="idempotency_key_in_use", status=409).answer
         else:
             self._in_flight.add(key)
             try:
-                answer = self._answer(received, key, fault)
+                kept = self._answer(received, key, fault)
                 await asyncio.sleep(fault.latency)
             finally:
                 self._in_flight.discard(key)
-        headers = {"Request-Id": f"req_{secrets.token_hex(7)}", "Content-Type": "application/json", **fault.headers}
-        if answer.replayed:
-            headers["Idempotent-Replayed"] = "true"
-        if fault.lost or fault.cut:  # the announced length never arrives: the server closes the connection
-            rest = iter([answer.body[: len(answer.body) // 2]] if fault.cut else [])
-            return StreamingResponse(rest, answer.status, {**headers, "Content-Length": str(len(answer.body))})
-        return Response(answer.body, answer.status, headers)
+        replayed = {"Idempotent-Replayed": "true"} if kept.replayed else {}
+        return Answer(kept.status, kept.body, {"Request-Id": f"req_{secrets.token_hex(7)}", **replayed})
 
-    def _answer(self, received: Received, key: str, fault: Fault) -> Answer:
+    def work(self, received: Received, fault: Fault) -> Answer:
+        raise AssertionError("answer() does it")
+
+    def _answer(self, received: Received, key: str, fault: Fault) -> Kept:
         try:
             return self._execute(received, key, fault)
         except Refusal as refusal:
             return refusal.answer
 
-    def _execute(self, received: Received, key: str, fault: Fault) -> Answer:
+    def _execute(self, received: Received, key: str, fault: Fault) -> Kept:
         if received.headers.get("authorization") != f"Bearer {self.secret_key}":
             raise Refusal("Invalid API Key provided.", code="api_key_invalid", status=401)
         if received.headers.get("stripe-version") != API_VERSION:
@@ -154,9 +163,9 @@ class StripeSimulator(StripeWorld):
                 raise Refusal("Keys can only be used with the same parameters.", code="idempotency_error")
             return replace(self._answers[key], replayed=True)
         if fault.status:
-            answer = Answer(fault.status, fault.body, parameters, executed=fault.stored)
+            answer = Kept(fault.status, fault.body, parameters, executed=fault.stored)
         else:
-            answer = Answer(200, json.dumps(self._work(received)).encode(), parameters)
+            answer = Kept(200, json.dumps(self._work(received)).encode(), parameters)
         if key and answer.executed:
             self._answers[key] = answer
         return answer
@@ -175,11 +184,24 @@ class StripeSimulator(StripeWorld):
                     raise Refusal('Only Checkout Sessions with a status in ["open"] can be expired.', code="not_open")
                 self.expire(name)
                 return self._find(name)
+            case "POST", ["refunds"]:
+                return self._create_refund(values)
             case "GET", ["payment_intents", str(name)]:
                 return self._find(name)
             case "GET", ["refunds" | "disputes" as kind]:
                 return self._list(kind.removesuffix("s"), values)
         raise Refusal("Unrecognized request URL.", status=404)
+
+    def _create_refund(self, values: Mapping[str, str]) -> Json:
+        intent = self._find(values["payment_intent"])
+        refunds = [o for o in self.objects.values() if o["object"] == "refund" and o["payment_intent"] == intent["id"]]
+        left = intent["amount_received"] - sum(refund["amount"] for refund in refunds if refund["status"] != "failed")
+        if not 0 < int(values["amount"]) <= left:
+            raise Refusal("Refund amount is greater than unrefunded amount.", code="amount_too_large")
+        before = set(self.objects)
+        self.refund(intent["id"], int(values["amount"]))
+        (name,) = self.objects.keys() - before
+        return self.objects[name]
 
     def _find(self, name: str) -> Json:
         if name not in self.objects:

@@ -1,0 +1,52 @@
+"""Where a request comes from, and whether a provider's webhooks come from there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from typing import Any
+
+from fastapi import Request
+
+from bridge.errors import SourceRefused
+from bridge.providers import Provider
+from bridge.settings import Settings
+
+__all__ = ["check_source", "client_address"]
+
+Address = IPv4Address | IPv6Address
+
+
+def client_address(peer: str, forwarded: str, trusted: Iterable[Any]) -> Address | None:
+    """The address that a request comes from: the last one in ``X-Forwarded-For`` that no trusted proxy added.
+
+    None when it cannot be known: no address at all, or a private one that is no trusted proxy (there is a proxy that
+    nobody named).
+    """
+    proxies = tuple(trusted)
+    for said in [peer, *reversed(forwarded.split(","))]:
+        try:
+            address = ip_address(said.strip())
+        except ValueError:
+            return None
+        address = getattr(address, "ipv4_mapped", None) or address
+        if not any(address in network for network in proxies):
+            return address if address.is_global else None
+    return None
+
+
+def check_source(request: Request, settings: Settings, adapter: Provider) -> None:
+    """Refuse a webhook from elsewhere, where the provider says where they come from. Raises SourceRefused.
+
+    An address that cannot be known refuses nothing: the signature decides alone then.
+    """
+    allowed = [ip_network(source) for source in adapter.source_addresses]
+    if not allowed:
+        return
+    peer = request.client.host if request.client else ""
+    address = client_address(peer, request.headers.get("x-forwarded-for", ""), settings.trusted_proxies)
+    if address is not None and not any(address in network for network in allowed):
+        raise SourceRefused(
+            f"{adapter.title} does not send webhooks from {address}.",
+            "Name your proxies in PGCHECKOUT_TRUSTED_PROXIES if the request came through one.",
+        )
