@@ -129,7 +129,7 @@ class Checkout:
         Whatever is genuine and cannot be applied is kept, whether or not it is repeated.
         """
         adapter = self.provider(provider)
-        event = adapter.read_event(headers, body)
+        event = await adapter.read_event(headers, body)
         try:
             notification = await adapter.interpret(event)
             if not notification.asks:

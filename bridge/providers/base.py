@@ -60,7 +60,7 @@ class Provider(Protocol):
         """
         raise NotImplementedError
 
-    def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
+    async def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Read a webhook from its raw bytes. Raises SignatureInvalid before anything of it is believed, and
         InvalidRequest when a genuine body has not even an id and a type."""
         raise NotSupported(f"{self.title} sends no webhooks.")

@@ -78,7 +78,7 @@ class Sandbox(Provider):
             return Outcome(provider=self.name, status="pending", source=source, reference=attempt.reference)
         return self._outcome(await self._call("GET", f"/{attempt.provider_session_id}"), source)
 
-    def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
+    async def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Verify and read one event."""
         signature.verify(self._secret, headers, body)
         with shaped(InvalidRequest, "The event"):

@@ -207,7 +207,7 @@ class Stripe(Provider):
         with shaped(ProviderUnavailable, "Stripe's answer"):
             return replace(_refund(said, "refund", _REFUND_STATUS), reason=order.reason)
 
-    def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
+    async def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Verify ``Stripe-Signature`` and read the envelope."""
         verify_signature(headers.get("stripe-signature", ""), body, self._webhook_secrets)
         with shaped(InvalidRequest, "The event"):

@@ -69,4 +69,8 @@ class AdapterBench(Generic[P]):
 
     def read_delivery(self, delivery: Delivery) -> Notification:
         """Read a webhook as the provider delivers it."""
-        return self.run(self.adapter.interpret(self.adapter.read_event(*delivery)))
+
+        async def read() -> Notification:
+            return await self.adapter.interpret(await self.adapter.read_event(*delivery))
+
+        return self.run(read())
