@@ -40,7 +40,8 @@ class Attempt:
     """A checkout session and the attempt at a provider that speaks for it, as ``payments.attempt_answer`` gives them.
 
     ``amount`` is in minor units of ``currency`` (ISO 4217, upper case). ``number`` and ``reference`` are None when no
-    page was opened yet; ``checkout_url`` is None until the provider has opened one. ``other_pages``
+    page was opened yet; ``checkout_url`` is None until the provider has opened one. ``refundable_amount`` is what is left
+    of the payment to give back (minor units), 0 while nothing was paid. ``other_pages``
     (``provider``, ``provider_session_id``) are those on which the same purchase could still be, or have been, paid.
     """
 
@@ -57,6 +58,7 @@ class Attempt:
     product_name: str
     provider: str
     provider_payment_id: str | None
+    refundable_amount: int
     session_expires_at: datetime
     number: int | None
     reference: str | None

@@ -17,6 +17,7 @@ begin
         'product_name', (select p.name from public.payment_products as p where p.id = p_session.product_id),
         'provider', coalesce(p_attempt.provider, p_session.provider),
         'provider_payment_id', p_session.provider_payment_id,
+        'refundable_amount', payments.refundable_amount(p_session),
         'session_expires_at', p_session.expires_at,
         'number', p_attempt.number,
         'reference', p_attempt.reference,
