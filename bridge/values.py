@@ -41,8 +41,9 @@ class Attempt:
 
     ``amount`` is in minor units of ``currency`` (ISO 4217, upper case). ``number`` and ``reference`` are None when no
     page was opened yet; ``checkout_url`` is None until the provider has opened one. ``refundable_amount`` is what is left
-    of the payment to give back (minor units), 0 while nothing was paid. ``other_pages``
-    (``provider``, ``provider_session_id``) are those on which the same purchase could still be, or have been, paid.
+    of the payment to give back (minor units), 0 while nothing was paid; ``refund_count`` counts refunds in any state.
+    ``other_pages`` (``provider``, ``provider_session_id``) are those on which the same purchase could still be, or have
+    been, paid.
     """
 
     session_id: UUID
@@ -59,6 +60,7 @@ class Attempt:
     provider: str
     provider_payment_id: str | None
     refundable_amount: int
+    refund_count: int
     session_expires_at: datetime
     number: int | None
     reference: str | None

@@ -35,6 +35,8 @@ class Provider(Protocol):
     """ISO 4217 codes that it takes; None when they are too many to list."""
     answers: ClassVar[bool] = False
     """Whether its notifications are questions, so that ``reply`` is told about the attempt."""
+    refunds_can_be_asked: ClassVar[bool] = True
+    """Whether ``ask`` tells its refunds. Where not, a refund is stored under our own id before it is asked for."""
 
     def __init__(self, settings: Settings, client: httpx.AsyncClient) -> None:
         """Every adapter is made like this; ``client`` is shared."""

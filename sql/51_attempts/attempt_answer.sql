@@ -18,6 +18,7 @@ begin
         'provider', coalesce(p_attempt.provider, p_session.provider),
         'provider_payment_id', p_session.provider_payment_id,
         'refundable_amount', payments.refundable_amount(p_session),
+        'refund_count', (select count(*) from public.payment_refunds as r where r.session_id = p_session.id),
         'session_expires_at', p_session.expires_at,
         'number', p_attempt.number,
         'reference', p_attempt.reference,

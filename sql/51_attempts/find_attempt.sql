@@ -26,8 +26,10 @@ begin
         where a.provider = p_provider and a.provider_session_id = p_provider_session_id;
     end if;
     if v_session_id is null and p_session_id is not null then
-        select s.current_attempt, s.id into v_number, v_session_id
+        -- the attempt that was paid speaks for a paid session
+        select coalesce(c.attempt_number, s.current_attempt), s.id into v_number, v_session_id
         from public.payment_checkout_sessions as s
+        left join payments.captures as c on s.id = c.session_id and c.disposition = 'settled'
         where s.id = p_session_id;
     end if;
     if v_session_id is null and p_provider_payment_id is not null then
