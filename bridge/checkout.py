@@ -112,7 +112,7 @@ class Checkout:
         if attempt.reference is None or attempt.status in _PAID:
             return _verified(attempt, verified=attempt.status in _PAID)
         try:
-            applied = await self._ask(attempt, source, returned=returned)
+            applied = await self.ask(attempt, source, returned=returned)
         except NotSupported:  # a provider that cannot be asked: its own news will come
             return _verified(attempt, verified=False)
         if applied.status == "completed" or not attempt.other_pages:
@@ -158,9 +158,8 @@ class Checkout:
             log.warning("return from %s not verified: %s", provider, error.reason)
             return _verified(await self._rpc.find_checkout_attempt(**wanted), verified=False)
 
-    async def _ask(
-        self, attempt: Attempt, source: Source, *, returned: str = "", event: Event | None = None
-    ) -> Applied:
+    async def ask(self, attempt: Attempt, source: Source, *, returned: str = "", event: Event | None = None) -> Applied:
+        """Ask the provider about an attempt and apply its answer."""
         outcome = await self.provider(attempt.provider).ask(attempt, source, returned=returned)
         # both names must lead to the same session, or the database refuses
         return await self._rpc.apply_payment_outcome(replace(outcome, session_id=attempt.session_id), event)
@@ -172,7 +171,7 @@ class Checkout:
         try:
             if notification.ask:
                 attempt = await self._rpc.find_checkout_attempt(**_wanted(adapter.name, notification.ask))
-                applied = await self._ask(attempt, "webhook", event=notification.event)
+                applied = await self.ask(attempt, "webhook", event=notification.event)
             elif notification.outcome:
                 if adapter.answers:
                     attempt = await self._attempt_of(notification.outcome)
@@ -269,7 +268,7 @@ class Checkout:
     async def _settle(self, page: Mapping[str, str], source: Source) -> Applied | None:
         name = AttemptName(provider=page["provider"], provider_session_id=page["provider_session_id"])
         try:
-            return await self._ask(await self._rpc.find_checkout_attempt(**name), source)
+            return await self.ask(await self._rpc.find_checkout_attempt(**name), source)
         except (NotSupported, ProviderError, Refused) as error:
             # what is wrong with another page is no answer about this one
             log.warning("page %r could not be asked about: %s", page["provider_session_id"], error.reason)

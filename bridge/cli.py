@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import sys
 import time
-from collections.abc import Coroutine
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import asdict
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -21,7 +23,8 @@ from bridge.errors import PgcheckoutError, SetupError
 from bridge.migrations import migrate as apply_migrations
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
-from bridge.rpc import connect_rpc, require_database
+from bridge.refunds import Refunds
+from bridge.rpc import Rpc, connect_rpc, require_database
 from bridge.settings import Settings, load_settings
 
 __all__ = ["main"]
@@ -120,20 +123,35 @@ def verify(session_id: Annotated[UUID, typer.Argument(help="Id of a checkout ses
 
 
 @app.command()
+def refund(
+    session_id: Annotated[UUID, typer.Argument(help="Id of a checkout session.")],
+    amount: Annotated[int | None, typer.Option(help="Minor units; by default all that is left.")] = None,
+    reason: Annotated[str | None, typer.Option(help="Kept with the refund.")] = None,
+    key: Annotated[str | None, typer.Option(help="The same key never gives money back twice.")] = None,
+) -> None:
+    """Give money back through the provider, record it and print what became of it."""
+    _run(_refund(load_settings(), session_id, amount, reason, key))
+
+
+@app.command()
 def doctor() -> None:
     """Check settings, database, migrations, grants, providers and clock; exit 1 when something must be done."""
     _run(_doctor(load_settings()))
 
 
-async def _verify(settings: Settings, session_id: UUID) -> None:
+@contextlib.asynccontextmanager
+async def _checkout(settings: Settings) -> AsyncIterator[tuple[Rpc, Checkout]]:
     rpc = await connect_rpc(settings)
     try:
         async with new_client() as client:
-            known = await Checkout(rpc, enabled_providers(settings, client)).verify(
-                None, "admin", session_id=session_id
-            )
+            yield rpc, Checkout(rpc, enabled_providers(settings, client))
     finally:
         await rpc.close()
+
+
+async def _verify(settings: Settings, session_id: UUID) -> None:
+    async with _checkout(settings) as (_, checkout):
+        known = await checkout.verify(None, "admin", session_id=session_id)
     answer = {
         "session_id": str(session_id),
         "payment_status": known.status,
@@ -142,6 +160,14 @@ async def _verify(settings: Settings, session_id: UUID) -> None:
         "fulfilment": known.fulfilment,
     }
     typer.echo(json.dumps(answer, indent=2))
+
+
+async def _refund(
+    settings: Settings, session_id: UUID, amount: int | None, reason: str | None, key: str | None
+) -> None:
+    async with _checkout(settings) as (rpc, checkout):
+        done = await Refunds(rpc, checkout).give(session_id, amount=amount, reason=reason, key=key)
+    typer.echo(json.dumps({**asdict(done), "session_id": str(session_id)}, indent=2))
 
 
 async def _doctor(settings: Settings) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "NotSignedIn",
     "NotSupported",
     "NotYourSession",
+    "NothingToRefund",
     "PaymentReused",
     "PgcheckoutError",
     "ProviderError",

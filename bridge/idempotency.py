@@ -11,7 +11,7 @@ from uuid import UUID
 from bridge.errors import PgcheckoutError
 from bridge.rpc import Claim, Rpc
 
-__all__ = ["run_once"]
+__all__ = ["digest", "run_once"]
 
 log = logging.getLogger("pgcheckout")
 
@@ -19,7 +19,13 @@ Answer = Mapping[str, Any]
 
 
 async def run_once(
-    rpc: Rpc, user_id: UUID, key: str | None, body: bytes, work: Callable[[], Awaitable[Answer]]
+    rpc: Rpc,
+    user_id: UUID,
+    key: str | None,
+    body: bytes,
+    work: Callable[[], Awaitable[Answer]],
+    *,
+    scope: str = "checkout",
 ) -> Answer:
     """Do the work, or answer what the same user's same request (body) with the same key was answered.
 
@@ -30,8 +36,8 @@ async def run_once(
     if key is None:
         return await work()
     # keys are unique in the whole installation and shorter than the header may be
-    name = f"checkout:{user_id}:{_digest(key.encode())}"
-    claim = await rpc.begin_idempotent_request(name, _digest(body), user_id)
+    name = f"{scope}:{user_id}:{digest(key.encode())}"
+    claim = await rpc.begin_idempotent_request(name, digest(body), user_id)
     if claim.number is None:
         return claim.response or {}
     try:
@@ -51,5 +57,6 @@ async def _finish(rpc: Rpc, name: str, claim: Claim, answer: Answer | None) -> N
         log.warning("an idempotent request was not finished: %s", error.reason)
 
 
-def _digest(content: bytes) -> str:
+def digest(content: bytes) -> str:
+    """Hex, as short as SHA-256 is."""
     return hashlib.sha256(content).hexdigest()

@@ -40,8 +40,8 @@ class Attempt:
     """A checkout session and the attempt at a provider that speaks for it, as ``payments.attempt_answer`` gives them.
 
     ``amount`` is in minor units of ``currency`` (ISO 4217, upper case). ``number`` and ``reference`` are None when no
-    page was opened yet; ``checkout_url`` is None until the provider has opened one. ``refundable_amount`` is what is left
-    of the payment to give back (minor units), 0 while nothing was paid; ``refund_count`` counts refunds in any state.
+    page was opened yet; ``checkout_url`` is None until the provider has opened one. ``refundable_amount`` (minor units)
+    is what is left of the payment to give back, 0 while nothing was paid; ``refund_count`` counts refunds in any state.
     ``other_pages`` (``provider``, ``provider_session_id``) are those on which the same purchase could still be, or have
     been, paid.
     """

@@ -9,12 +9,13 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from bridge import __version__
-from bridge.api import buyers, errors, operations, providers
+from bridge.api import admin, buyers, errors, operations, providers
 from bridge.api.context import Context
 from bridge.auth import Tokens
 from bridge.checkout import Checkout
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
+from bridge.refunds import Refunds
 from bridge.rpc import connect_rpc
 from bridge.sandbox import SandboxServer
 from bridge.settings import Settings, load_settings
@@ -34,10 +35,12 @@ def create_app(settings: Settings) -> FastAPI:
             stack.push_async_callback(rpc.close)
             if sandbox:
                 stack.push_async_callback(sandbox.close)
+            checkout = Checkout(rpc, enabled_providers(settings, client))
             app.state.context = Context(
                 settings=settings,
                 rpc=rpc,
-                checkout=Checkout(rpc, enabled_providers(settings, client)),
+                checkout=checkout,
+                refunds=Refunds(rpc, checkout),
                 tokens=Tokens(settings, client),
             )
             yield
@@ -50,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
         max_body_size=settings.max_body_bytes,
     )
     errors.install(app)
-    for module in (buyers, providers, operations):
+    for module in (buyers, providers, admin, operations):
         app.include_router(module.router)
     if sandbox:
         app.mount("/sandbox", sandbox.app)

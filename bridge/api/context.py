@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 
 from bridge.auth import Tokens, User
 from bridge.checkout import Checkout
+from bridge.refunds import Refunds
 from bridge.rpc import Rpc
 from bridge.settings import Settings
 
@@ -23,6 +24,7 @@ class Context:
     settings: Settings
     rpc: Rpc
     checkout: Checkout
+    refunds: Refunds
     tokens: Tokens
 
 

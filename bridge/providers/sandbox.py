@@ -16,7 +16,7 @@ from bridge.providers.http import send
 from bridge.providers.shapes import shaped, storable, text
 from bridge.sandbox import signature
 from bridge.settings import Settings
-from bridge.values import Attempt, Event, Notification, Outcome, Page, Source, Status
+from bridge.values import Attempt, Event, Notification, Outcome, Page, Refund, RefundOrder, Source, Status
 
 __all__ = ["Sandbox"]
 
@@ -78,6 +78,11 @@ class Sandbox(Provider):
             return Outcome(provider=self.name, status="pending", source=source, reference=attempt.reference)
         return self._outcome(await self._call("GET", f"/{attempt.provider_session_id}"), source)
 
+    async def refund(self, attempt: Attempt, order: RefundOrder) -> Refund:
+        """``POST /v1/pages/{id}/refunds``, once per key."""
+        await self._call("POST", f"/{attempt.provider_session_id}/refunds", {"key": order.key, "amount": order.amount})
+        return Refund(provider_refund_id=order.key, amount=order.amount, status="succeeded", reason=order.reason)
+
     async def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Verify and read one event."""
         signature.verify(self._secret, headers, body)
@@ -101,6 +106,10 @@ class Sandbox(Provider):
             amount=page["amount"],
             currency=page["currency"],
             paid_at=datetime.fromtimestamp(page["paid_at"], UTC) if page["paid_at"] else None,
+            refunds=tuple(
+                Refund(provider_refund_id=key, amount=amount, status="succeeded")
+                for key, amount in page["refunds"].items()
+            ),
             error_code="card_declined" if page["status"] == "declined" else None,
         )
 

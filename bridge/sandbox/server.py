@@ -7,7 +7,7 @@ import hmac
 import json
 import secrets
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -46,6 +46,13 @@ class NewPage(BaseModel):
     expires_at: int
 
 
+class NewRefund(BaseModel):
+    """Body of ``POST /v1/pages/{id}/refunds``; the same ``key`` gives money back once. ``amount`` in minor units."""
+
+    key: str = Field(min_length=1, max_length=255)
+    amount: int = Field(gt=0)
+
+
 @dataclass
 class SandboxPage:
     """A payment page and what became of it."""
@@ -66,6 +73,7 @@ class SandboxPage:
     paid_at: int | None = None
     settles_at: float | None = None
     last_event: dict[str, Any] | None = None
+    refunds: dict[str, int] = field(default_factory=dict)
 
     def refresh(self, now: float) -> bool:
         """Let time do its work: an open page expires, a delayed payment arrives. True when something changed."""
@@ -105,6 +113,7 @@ class SandboxServer:
         self.app.post("/v1/pages", dependencies=api)(self.create)
         self.app.get("/v1/pages/{page_id}", dependencies=api)(self.read)
         self.app.post("/v1/pages/{page_id}/expire", dependencies=api)(self.expire)
+        self.app.post("/v1/pages/{page_id}/refunds", dependencies=api)(self.refund)
         self.app.post("/v1/pages/{page_id}/redeliver", dependencies=api)(self.redeliver)
         self.app.get("/pay/{page_id}")(self.show)
         self.app.post("/pay/{page_id}")(self.act)
@@ -131,6 +140,16 @@ class SandboxServer:
         page = self._page(page_id)
         if page.status == "open":
             page.status = "expired"
+            self._announce(page)
+        return page.public()
+
+    async def refund(self, page_id: str, new: NewRefund) -> dict[str, Any]:
+        """Give money back."""
+        page = self._page(page_id)
+        if new.key not in page.refunds:
+            if page.status != "paid" or sum(page.refunds.values()) + new.amount > page.amount:
+                raise HTTPException(409, "There is not so much to give back.")
+            page.refunds[new.key] = new.amount
             self._announce(page)
         return page.public()
 
