@@ -88,6 +88,8 @@ class Simulator(ABC):
     name: ClassVar[str]
     currency: ClassVar[str]
     """One that it takes, with two decimals."""
+    can_be_asked: ClassVar[bool] = True
+    """Whether it tells what became of a page."""
 
     def __init__(self) -> None:
         self.faults: deque[Fault] = deque()
