@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any, Unpack
@@ -76,6 +77,11 @@ class Checkout:
         self._rpc = rpc
         self._providers = providers
 
+    @property
+    def providers(self) -> Collection[str]:
+        """The names of those that are turned on."""
+        return self._providers.keys()
+
     def provider(self, name: str) -> Provider:
         """A provider that is turned on. Raises ProviderUnknown."""
         try:
@@ -109,12 +115,24 @@ class Checkout:
         ``returned`` is the query with which the buyer came back, if so.
         """
         attempt = await self._rpc.find_checkout_attempt(**name, user_id=user.id if user else None)
-        if attempt.reference is None or attempt.status in _PAID:
+        event = self._return_event(attempt, returned)
+        # a page that was paid can be paid again: the return of the second payment is news, too
+        if attempt.reference is None or (attempt.status in _PAID and event is None):
             return _verified(attempt, verified=attempt.status in _PAID)
         try:
-            applied = await self.ask(attempt, source, returned=returned)
+            outcome = await self._truth(attempt, source, returned)
+            # anybody can write a return that proves nothing: it leaves no trace
+            proven = event if outcome.status != "pending" else None
+            applied = await self._rpc.apply_payment_outcome(outcome, proven)
         except NotSupported:  # a provider that cannot be asked: its own news will come
             return _verified(attempt, verified=False)
+        except PgcheckoutError as error:
+            if event and error.retryable:
+                await self._keep(attempt.provider, event, error.reason, comes_again=True)
+            raise
+        if applied.duplicate:
+            attempt = await self._rpc.find_checkout_attempt(session_id=attempt.session_id)
+            return _verified(attempt, verified=True)
         if applied.status == "completed" or not attempt.other_pages:
             return _verified(attempt, applied=applied, verified=True)
         # the buyer may have paid on an earlier page whose notification was lost
@@ -122,6 +140,21 @@ class Checkout:
             await self._settle(page, source)
         attempt = await self._rpc.find_checkout_attempt(session_id=attempt.session_id)
         return _verified(attempt, verified=True)
+
+    async def cancel(self, user: User, session_id: UUID) -> Verified:
+        """Close the pages of a pending session at their providers, and cancel it. What was paid is applied instead.
+
+        A page that cannot be closed may still be paid: its money would be honoured.
+        """
+        attempt = await self._rpc.find_checkout_attempt(session_id=session_id, user_id=user.id)
+        if attempt.status == "pending":
+            if attempt.provider_session_id:
+                page = {"provider": attempt.provider, "provider_session_id": attempt.provider_session_id}
+                attempt = replace(attempt, other_pages=(page, *attempt.other_pages))
+            if not await self._paid_elsewhere(attempt):
+                await self._give_up(attempt)
+            attempt = await self._rpc.find_checkout_attempt(session_id=session_id)
+        return _verified(attempt, verified=attempt.status in _PAID)
 
     async def notified(self, provider: str, headers: Mapping[str, str], body: bytes) -> Handled:
         """Handle a webhook. Raises what the provider should repeat the delivery for; the rest is answered.
@@ -143,7 +176,7 @@ class Checkout:
                 raise
             return Handled(result="refused", reason=error.reason)
         # nothing has happened yet, so a refusal leaves nothing to keep
-        return await self._consent(adapter, notification)
+        return await self._consent(notification)
 
     async def returned(self, provider: str, query: str) -> Verified | None:
         """Handle a buyer who comes back; None when nothing in the query names an attempt of ours."""
@@ -154,15 +187,28 @@ class Checkout:
         except SessionNotFound:
             return None
         except ProviderError as error:
+            if adapter.returns_are_proof and error.retryable:
+                raise
             # the buyer need not wait for the provider: its webhook, or the next verify, brings the truth
             log.warning("return from %s not verified: %s", provider, error.reason)
             return _verified(await self._rpc.find_checkout_attempt(**wanted), verified=False)
 
-    async def ask(self, attempt: Attempt, source: Source, *, returned: str = "", event: Event | None = None) -> Applied:
+    def _return_event(self, attempt: Attempt, returned: str) -> Event | None:
+        """A return that is the only proof there will be, as an event: handled once, kept when it cannot be handled."""
+        if not returned or not self.provider(attempt.provider).returns_are_proof:
+            return None
+        # its query names the buyer: only its digest is stored
+        name = hashlib.sha256(returned.encode(errors="replace")).hexdigest()[:32]
+        return Event(id=f"return:{name}", type="return", payload={"reference": attempt.reference})
+
+    async def ask(self, attempt: Attempt, source: Source, event: Event | None = None) -> Applied:
         """Ask the provider about an attempt and apply its answer."""
+        return await self._rpc.apply_payment_outcome(await self._truth(attempt, source), event)
+
+    async def _truth(self, attempt: Attempt, source: Source, returned: str = "") -> Outcome:
         outcome = await self.provider(attempt.provider).ask(attempt, source, returned=returned)
         # both names must lead to the same session, or the database refuses
-        return await self._rpc.apply_payment_outcome(replace(outcome, session_id=attempt.session_id), event)
+        return replace(outcome, session_id=attempt.session_id)
 
     async def _apply(self, adapter: Provider, notification: Notification) -> Handled:
         if notification.refused:
@@ -171,12 +217,10 @@ class Checkout:
         try:
             if notification.ask:
                 attempt = await self._rpc.find_checkout_attempt(**_wanted(adapter.name, notification.ask))
-                applied = await self.ask(attempt, "webhook", event=notification.event)
+                applied = await self.ask(attempt, "webhook", notification.event)
             elif notification.outcome:
                 if adapter.answers:
-                    attempt = await self._attempt_of(notification.outcome)
-                    if attempt.status in notification.not_if:
-                        raise SessionNotPending(f"The session is {attempt.status}.")
+                    attempt = await self._attempt_in_question(notification)
                 applied = await self._rpc.apply_payment_outcome(notification.outcome, notification.event)
             else:
                 return Handled(result="ignored", reason=notification.ignored)
@@ -187,22 +231,35 @@ class Checkout:
         result = "duplicate" if applied.duplicate else "applied"
         return Handled(result=result, attempt=attempt, applied=applied)
 
-    async def _consent(self, adapter: Provider, notification: Notification) -> Handled:
-        """Whether an attempt may be paid now. Raises what forbids it."""
+    async def _attempt_in_question(self, notification: Notification) -> Attempt | None:
+        """The attempt of a provider that waits for an answer; None when the session is gone. Raises what forbids it."""
+        outcome = notification.outcome
+        if outcome is None:
+            return None
+        try:
+            attempt = await self._attempt_of(outcome)
+        except SessionNotFound:  # deleted with its user, perhaps: the database still keeps the money
+            return None
+        if attempt.status in notification.not_if:
+            raise SessionNotPending(f"The session is {attempt.status}.")
+        if outcome.status == "completed" and not _is_due(attempt, outcome):
+            raise PriceMismatch("The amount is not the one to which we consented.")
+        return attempt
+
+    async def _consent(self, notification: Notification) -> Handled:
+        """Whether an attempt may be paid now; refused with the reason and the attempt when it may not."""
         outcome = notification.outcome
         if outcome is None:
             raise ValueError("a notification that asks says what it wants to do")
         attempt = await self._attempt_of(outcome)
-        if attempt.status not in ("pending", "processing"):
-            raise SessionNotPending(f"The session is {attempt.status}.")
-        if (outcome.amount, outcome.currency) != (attempt.amount, attempt.currency):
-            raise PriceMismatch("The amount is not the one that is due.")
-        if attempt.session_expires_at <= datetime.now(UTC):
-            raise SessionExpired("The session has expired.")
-        applied = await self._rpc.apply_payment_outcome(outcome, notification.event)
-        # it may have ended since we looked
-        if not applied.duplicate and applied.status != outcome.status:
-            raise SessionNotPending(f"The session is {applied.status}.")
+        refusal = _why_not_payable(attempt, outcome)
+        applied = None
+        if refusal is None:
+            applied = await self._rpc.apply_payment_outcome(outcome, notification.event)
+            if not applied.duplicate and applied.status != outcome.status:  # it has ended since we looked
+                refusal = SessionNotPending
+        if refusal:
+            return Handled(result="refused", reason=refusal.reason, attempt=attempt)
         return Handled(result="applied", attempt=attempt, applied=applied)
 
     async def _attempt_of(self, outcome: Outcome) -> Attempt:
@@ -259,6 +316,19 @@ class Checkout:
                 log.warning("page %r may stay open: %s", page["provider_session_id"], error.reason)
         return False
 
+    async def _give_up(self, attempt: Attempt) -> None:
+        given_up = Outcome(
+            provider=attempt.provider, status="cancelled", source="client", session_id=attempt.session_id
+        )
+        for page in attempt.other_pages:
+            try:
+                await self._rpc.apply_payment_outcome(
+                    replace(given_up, provider=page["provider"], provider_session_id=page["provider_session_id"])
+                )
+            except SessionNotFound:  # a page of an earlier session of the same purchase
+                continue
+        await self._rpc.apply_payment_outcome(given_up)
+
     async def _closed(self, page: Mapping[str, str]) -> bool:
         try:
             return await self.provider(page["provider"]).close_page(page["provider_session_id"])
@@ -273,6 +343,18 @@ class Checkout:
             # what is wrong with another page is no answer about this one
             log.warning("page %r could not be asked about: %s", page["provider_session_id"], error.reason)
             return None
+
+
+def _why_not_payable(attempt: Attempt, outcome: Outcome) -> type[Refused] | None:
+    if attempt.status not in ("pending", "processing"):
+        return SessionNotPending
+    if not _is_due(attempt, outcome):
+        return PriceMismatch
+    return SessionExpired if attempt.session_expires_at <= datetime.now(UTC) else None
+
+
+def _is_due(attempt: Attempt, outcome: Outcome) -> bool:
+    return (outcome.amount, outcome.currency) == (attempt.amount, attempt.currency)
 
 
 def _wanted(provider: str, named: Named) -> AttemptName:

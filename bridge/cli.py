@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import logging
 import signal
 import sys
 import time
@@ -26,6 +27,7 @@ from bridge.providers.http import new_client
 from bridge.refunds import Refunds
 from bridge.rpc import Rpc, connect_rpc, require_database
 from bridge.settings import Settings, load_settings
+from bridge.worker import Worker
 
 __all__ = ["main"]
 
@@ -101,7 +103,10 @@ def serve(
     if workers > 1 and settings.sandbox_secret and not settings.sandbox_url:
         raise SetupError("The sandbox lives in one process.", "Use --workers 1, or set PGCHECKOUT_SANDBOX_URL.")
     require_database(settings)
-    uvicorn.run("bridge.api.app:app_from_environment", factory=True, host=host, port=port, workers=workers)
+    uvicorn.run(
+        "bridge.api.app:app_from_environment", factory=True, host=host, port=port, workers=workers,
+        proxy_headers=False,  # PGCHECKOUT_TRUSTED_PROXIES says whom to believe
+    )  # fmt: skip
 
 
 @app.command()
@@ -120,6 +125,15 @@ def migrate(
 def verify(session_id: Annotated[UUID, typer.Argument(help="Id of a checkout session.")]) -> None:
     """Ask the provider about a session, apply its answer and print what is known."""
     _run(_verify(load_settings(), session_id))
+
+
+@app.command()
+def work(
+    name: Annotated[str, typer.Option(help="Of this worker, in payment_health.")] = "worker",
+) -> None:
+    """Ask providers again about what is unsettled, expire sessions, queue reminders; until it is stopped."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+    _run(_work(load_settings(), name))
 
 
 @app.command()
@@ -168,6 +182,14 @@ async def _refund(
     async with _checkout(settings) as (rpc, checkout):
         done = await Refunds(rpc, checkout).give(session_id, amount=amount, reason=reason, key=key)
     typer.echo(json.dumps({**asdict(done), "session_id": str(session_id)}, indent=2))
+
+
+async def _work(settings: Settings, name: str) -> None:
+    stop = asyncio.Event()
+    for ending in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(ending, stop.set)
+    async with _checkout(settings) as (rpc, checkout):
+        await Worker(rpc, checkout, name=name).run(stop)
 
 
 async def _doctor(settings: Settings) -> None:

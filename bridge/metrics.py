@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from prometheus_client import CollectorRegistry, Counter
 
-__all__ = ["REGISTRY", "WEBHOOKS"]
+__all__ = ["RECONCILED", "REGISTRY", "WEBHOOKS"]
 
 REGISTRY = CollectorRegistry()
+RECONCILED = Counter(
+    "pgcheckout_reconciled",
+    "Sessions whose provider was asked again, by provider and by what became of them.",
+    ["provider", "result"],
+    registry=REGISTRY,
+)
 WEBHOOKS = Counter(
     "pgcheckout_webhooks",
     "Notifications by provider and by what became of them.",

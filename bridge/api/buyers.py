@@ -128,6 +128,12 @@ async def pay_session(
     return _checkout_answer(await context.checkout.pay(user, session_id, request.provider if request else None))
 
 
+@router.post("/checkout/{session_id}/cancel")
+async def cancel_session(session_id: UUID, user: SignedIn, context: FromContext) -> VerifyAnswer:
+    """Close the payment page at its provider and cancel the session. What has been paid stays paid, and is told."""
+    return _verify_answer(await context.checkout.cancel(user, session_id))
+
+
 @router.post("/verify")
 async def verify_payment(request: VerifyRequest, user: SignedIn, context: FromContext) -> VerifyAnswer:
     """Ask the provider now, apply what it says, and tell. Safe to repeat."""
@@ -139,6 +145,10 @@ async def verify_payment(request: VerifyRequest, user: SignedIn, context: FromCo
         provider_session_id=request.provider_session_id,
         provider=request.provider or (context.settings.default_provider if request.provider_session_id else None),
     )
+    return _verify_answer(known)
+
+
+def _verify_answer(known: Verified) -> VerifyAnswer:
     return VerifyAnswer(
         success=known.status == "completed" and known.fulfilment_status == "fulfilled",
         payment_status=known.status,

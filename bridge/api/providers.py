@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from html import escape
 from typing import Annotated, Any
-from urllib.parse import parse_qsl, urlencode, urlsplit, urlunsplit
+from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from fastapi import APIRouter, Path, Request
-from fastapi.responses import JSONResponse, RedirectResponse
+from fastapi import APIRouter, Path, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel
 
 from bridge.api.context import Context, FromContext
@@ -22,7 +23,10 @@ __all__ = ["router"]
 log = logging.getLogger("pgcheckout")
 router = APIRouter(tags=["providers"])
 
-_WRONG_NAME: dict[int | str, dict[str, Any]] = {422: {"model": ErrorBody}}
+_WRONG_NAME: dict[int | str, dict[str, Any]] = {
+    422: {"model": ErrorBody},
+    503: {"description": "The payment cannot be confirmed yet; the page comes again by itself."},
+}
 _ON_THE_WAY = ("completed", "processing", "partially_refunded", "refunded")
 
 
@@ -68,23 +72,26 @@ async def receive_webhook(
 
 
 @router.get("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_WRONG_NAME)
-async def receive_return_by_link(provider: ProviderName, request: Request, context: FromContext) -> RedirectResponse:
+async def receive_return_by_link(provider: ProviderName, request: Request, context: FromContext) -> Response:
     """A buyer comes back: verify, apply, and on to the app's success or cancel page."""
     return await _send_on(context, provider, request.url.query)
 
 
 @router.post("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_WRONG_NAME)
-async def receive_return_by_form(provider: ProviderName, request: Request, context: FromContext) -> RedirectResponse:
+async def receive_return_by_form(provider: ProviderName, request: Request, context: FromContext) -> Response:
     """The same for providers that send the buyer back with a form."""
     form = (await request.body()).decode("latin-1")
     return await _send_on(context, provider, "&".join(part for part in (request.url.query, form) if part))
 
 
-async def _send_on(context: Context, provider: str, query: str) -> RedirectResponse:
+async def _send_on(context: Context, provider: str, query: str) -> Response:
     settings = context.settings
     try:
         known = await context.checkout.returned(provider, query)
     except PgcheckoutError as error:
+        if error.retryable and context.checkout.provider(provider).returns_are_proof:
+            log.warning("return from %s could not be confirmed yet: %s", provider, error.reason)
+            return _wait_here(provider, query)
         # a buyer is never left on an error page of ours, and one who may have paid is not invited to pay again:
         # the app's page can ask /verify
         log.warning("return from %s not applied: %s", provider, error.reason)
@@ -95,6 +102,20 @@ async def _send_on(context: Context, provider: str, query: str) -> RedirectRespo
     happy = known.status in _ON_THE_WAY or not known.verified
     target = str(settings.success_url if happy else settings.cancel_url)
     return _redirect(target, {"session_id": str(known.attempt.session_id), "status": known.status})
+
+
+def _wait_here(provider: str, query: str) -> Response:
+    """This return is the only proof of the payment: the browser keeps it and comes again by itself."""
+    try:
+        received = query.encode("latin-1")
+    except UnicodeEncodeError:
+        received = query.encode()
+    again = f"/return/{provider}?{quote(received, safe='=&%+;,/:@!$*()~?-._')}"
+    body = (
+        f'<!doctype html><meta charset="utf-8"><meta http-equiv="refresh" content="5; url={escape(again)}">'
+        "<title>One moment</title><p>We are confirming your payment. Please keep this page open."
+    )
+    return HTMLResponse(body, 503, {"Retry-After": "5", "Cache-Control": "no-store"})
 
 
 def _redirect(target: str, parameters: dict[str, str]) -> RedirectResponse:

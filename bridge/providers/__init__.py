@@ -7,13 +7,18 @@ from collections.abc import Mapping
 import httpx
 
 from bridge.providers.base import Provider
+from bridge.providers.click import Click
+from bridge.providers.hypay import HyPay
+from bridge.providers.paypal import PayPal
+from bridge.providers.paystack import Paystack
 from bridge.providers.sandbox import Sandbox
 from bridge.providers.stripe import Stripe
 from bridge.settings import Settings
 
 __all__ = ["ADAPTERS", "Provider", "enabled_names", "enabled_providers", "missing_settings"]
 
-ADAPTERS: Mapping[str, type[Provider]] = {adapter.name: adapter for adapter in (Stripe, Sandbox)}
+_ALL: tuple[type[Provider], ...] = (Stripe, Paystack, Click, HyPay, PayPal, Sandbox)
+ADAPTERS: Mapping[str, type[Provider]] = {adapter.name: adapter for adapter in _ALL}
 
 
 def enabled_names(settings: Settings) -> list[str]:

@@ -35,6 +35,8 @@ class Provider(Protocol):
     """ISO 4217 codes that it takes; None when they are too many to list."""
     answers: ClassVar[bool] = False
     """Whether its notifications are questions, so that ``reply`` is told about the attempt."""
+    returns_are_proof: ClassVar[bool] = False
+    """Whether the signed return of the buyer is the only news of a payment that there will ever be."""
     refunds_can_be_asked: ClassVar[bool] = True
     """Whether ``ask`` tells its refunds. Where not, a refund is stored under our own id before it is asked for."""
 

@@ -6,6 +6,7 @@ import httpx
 import stamina
 
 from bridge.errors import ProviderUnavailable
+from bridge.logs import keep_addresses_private
 
 __all__ = ["TIMEOUT", "is_temporary", "new_client", "send"]
 
@@ -14,6 +15,7 @@ TIMEOUT = httpx.Timeout(10.0, connect=5.0)
 
 def new_client() -> httpx.AsyncClient:
     """The client that all adapters share."""
+    keep_addresses_private()
     return httpx.AsyncClient(timeout=TIMEOUT, follow_redirects=False)
 
 

@@ -7,7 +7,7 @@ their Python shapes.
 from __future__ import annotations
 
 from bridge.errors import SetupError
-from bridge.rpc.functions import AttemptName, Claim, Rpc
+from bridge.rpc.functions import AttemptName, Claim, Due, Rpc
 from bridge.rpc.postgres import PostgresTransport
 from bridge.rpc.supabase import SupabaseTransport
 from bridge.rpc.transport import Transport
@@ -16,6 +16,7 @@ from bridge.settings import Settings
 __all__ = [
     "AttemptName",
     "Claim",
+    "Due",
     "PostgresTransport",
     "Rpc",
     "SupabaseTransport",

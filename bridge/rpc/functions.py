@@ -10,7 +10,7 @@ from bridge.errors import PgcheckoutError
 from bridge.rpc.transport import Transport
 from bridge.values import Applied, Attempt, Event, Outcome, Page
 
-__all__ = ["AttemptName", "Claim", "Rpc"]
+__all__ = ["AttemptName", "Claim", "Due", "Rpc"]
 
 NOBODY = UUID(int=0)
 
@@ -29,6 +29,14 @@ class Claim(NamedTuple):
 
     number: int | None
     response: Mapping[str, Any] | None
+
+
+class Due(NamedTuple):
+    """A page whose provider must be asked."""
+
+    session_id: UUID
+    provider: str
+    reference: str
 
 
 class Rpc:
@@ -103,6 +111,34 @@ class Rpc:
             "p_claim": claim.number,
         }
         await self._transport.call("finish_idempotent_request", arguments)
+
+    async def claim_sessions_to_reconcile(self, limit: int) -> list[Due]:
+        """Pages whose provider must be asked now, each given to one worker for five minutes."""
+        rows = await self._transport.call("claim_sessions_to_reconcile", {"p_limit": limit})
+        return [Due(UUID(str(row["session_id"])), row["provider"], row["reference"]) for row in rows]
+
+    async def finish_reconcile(self, session_id: UUID, *, asked: bool, detail: str | None) -> None:
+        """End a claim: the provider answered, or (with the reason) it could not be asked."""
+        result = "asked" if asked else "failed"
+        await self._transport.call(
+            "finish_reconcile", {"p_session_id": session_id, "p_result": result, "p_detail": detail}
+        )
+
+    async def expire_old_checkout_sessions(self) -> int:
+        """End the sessions whose time is over; how many."""
+        return int(await self._transport.call("expire_old_checkout_sessions", {}))
+
+    async def enqueue_payment_reminders(self) -> int:
+        """Queue the reminders that are due; how many."""
+        return int(await self._transport.call("enqueue_payment_reminders", {}))
+
+    async def number_payment_invoices(self) -> int:
+        """Number the invoices that were left without; how many."""
+        return int(await self._transport.call("number_payment_invoices", {}))
+
+    async def record_heartbeat(self, name: str) -> None:
+        """Tell payment_health that a worker is at work."""
+        await self._transport.call("record_heartbeat", {"p_name": name})
 
     async def check(self) -> None:
         """Prove that the database answers, is migrated and lets the bridge in."""

@@ -97,7 +97,8 @@ class PostgresTransport:
         key = (function, *names)
         if key not in self._queries:
             named = sql.SQL(", ").join(sql.SQL("{} => {}").format(sql.Identifier(n), sql.Placeholder()) for n in names)
-            self._queries[key] = sql.SQL("select public.{}({})").format(sql.Identifier(function), named)
+            form = "select to_jsonb(r) from public.{}({}) as r" if is_set(function) else "select public.{}({})"
+            self._queries[key] = sql.SQL(form).format(sql.Identifier(function), named)
         return self._queries[key]
 
 

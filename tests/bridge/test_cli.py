@@ -106,6 +106,7 @@ class TestServe:
         wait_until(lambda: status("/healthz") == 200, 30.0)
         assert status("/readyz") == 200
         assert status("/docs") == 200
+        assert status("/return/sandbox?Fild1=Ada%20Lovelace&L4digit=4242") == 303
         own_server.stop(keep=True)
         try:
             assert status("/readyz") == 503
@@ -116,7 +117,10 @@ class TestServe:
         served.send_signal(signal.SIGTERM)
         assert served.wait(20) in (0, -signal.SIGTERM)
         assert served.stdout
-        assert "Traceback" not in served.stdout.read()
+        logged = served.stdout.read()
+        assert "Traceback" not in logged
+        assert '"GET /return/sandbox HTTP/1.1" 303' in logged
+        assert "Lovelace" not in logged
 
 
 def test_serve_without_a_database_says_so_in_one_line(tmp_path: Path) -> None:

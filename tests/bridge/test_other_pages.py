@@ -80,3 +80,55 @@ def test_trouble_with_another_page_is_no_answer_about_this_one(
     )
     answer = buyer.verify(session_id=old["session_id"])
     assert (answer.status_code, answer.json()["payment_status"]) == (200, "pending")
+
+
+class TestCancel:
+    def cancelled(self, bridge: Bridge, buyer: Buyer, session_id: object) -> Row:
+        answer = buyer.post(f"/checkout/{session_id}/cancel")
+        assert answer.status_code == 200, answer.text
+        told: Row = answer.json()
+        assert told["payment_status"] == bridge.db.session(str(session_id))["status"]
+        return told
+
+    def test_the_page_is_closed_at_its_provider(
+        self, bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, old: Row
+    ) -> None:
+        told = self.cancelled(bridge, buyer, old["session_id"])
+        assert (told["success"], told["payment_status"]) == (False, "cancelled")
+        assert page_status(stripe, old) == "expired"
+        assert bridge.db.events(old["session_id"])[-1]["source"] == "client"
+        assert self.cancelled(bridge, buyer, old["session_id"]) == told
+
+    def test_every_page_of_it_is_closed(self, bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, old: Row) -> None:
+        stripe.faults.extend([Fault(status=503)] * 3)  # the first page cannot be closed when the second one opens
+        buyer.pay(old["session_id"], provider="sandbox")
+        assert self.cancelled(bridge, buyer, old["session_id"])["payment_status"] == "cancelled"
+        assert page_status(stripe, old) == "expired"
+        pages = bridge.db.sql("select status from payments.attempts where session_id = %s", old["session_id"])
+        assert [page["status"] for page in pages] == ["cancelled", "cancelled"]
+
+    def test_what_was_paid_is_told_instead(
+        self, bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, old: Row
+    ) -> None:
+        stripe.pay(old["provider_session_id"])  # and the webhook is lost
+        told = self.cancelled(bridge, buyer, old["session_id"])
+        assert (told["success"], told["payment_status"]) == (True, "completed")
+
+    def test_a_provider_that_is_away_does_not_keep_the_buyer(
+        self, bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, old: Row
+    ) -> None:
+        stripe.faults.extend([Fault(status=503)] * 3)
+        assert self.cancelled(bridge, buyer, old["session_id"])["payment_status"] == "cancelled"
+        stripe.faults.clear()
+        bridge.deliver("stripe", stripe.sign(stripe.pay(old["provider_session_id"])[-1]))
+        assert bridge.db.session(old["session_id"])["status"] == "completed"  # late money is honoured
+
+    def test_a_session_without_a_page_is_cancelled_too(self, bridge: Bridge, buyer: Buyer) -> None:
+        session_id = bridge.db.new_session(buyer.id)
+        assert self.cancelled(bridge, buyer, session_id)["payment_status"] == "cancelled"
+
+    def test_only_the_buyer_cancels(self, bridge: Bridge, old: Row) -> None:
+        answer = bridge.buyer().post(f"/checkout/{old['session_id']}/cancel")
+        assert (answer.status_code, answer.json()["error"]["reason"]) == (403, "not_your_session")
+        assert bridge.http.post(f"/checkout/{old['session_id']}/cancel").status_code == 401
+        assert bridge.db.session(old["session_id"])["status"] == "pending"

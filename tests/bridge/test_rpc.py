@@ -81,7 +81,7 @@ class Line:
             transport = self._rpc._transport
             assert isinstance(transport, PostgresTransport)
             async with transport._pool.connection() as connection:
-                asked = "select statement from pg_prepared_statements where statement like 'select public%'"
+                asked = "select statement from pg_prepared_statements where statement like '%public.get%'"
                 return await (await connection.execute(asked)).fetchall()
 
         return self._runner.run(look())

@@ -15,18 +15,28 @@ from typing import Any
 
 import httpx
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.providers import ADAPTERS
 from tests.providers.bench import AdapterBench, new_attempt
 from tests.providers.life import ADMIN_TOKEN, CREDITS, PRICE, Life, can
 from tests.simulators.base import Fault, Simulator
+from tests.simulators.click import ClickSimulator
+from tests.simulators.hypay import HyPaySimulator
+from tests.simulators.paypal import PayPalSimulator
+from tests.simulators.paystack import PaystackSimulator
 from tests.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.database import Database
 
-ACCOUNTS: tuple[type[Simulator], ...] = (StripeSimulator,)
+ACCOUNTS: tuple[type[Simulator], ...] = (
+    StripeSimulator,
+    PaystackSimulator,
+    ClickSimulator,
+    HyPaySimulator,
+    PayPalSimulator,
+)
 
 
 def accounts(*deeds: str) -> pytest.MarkDecorator:
@@ -65,6 +75,7 @@ def bridge(
     """One bridge for all tests, with every provider on: each test's database has the same address."""
     currencies = {account.currency for account in ACCOUNTS}
     db.new_product("conformance", "credits", {"credits": CREDITS}, **dict.fromkeys(currencies, PRICE))
+    db.sql("update payments.settings set providers = %s", [account.name for account in ACCOUNTS])
     stack, running = _running
     if not running:
         running.append(stack.enter_context(running_bridge(db, *_simulators.values(), admin_token=ADMIN_TOKEN)))
@@ -252,6 +263,7 @@ class TestTampering:
         value = st.text(st.characters(min_codepoint=33, max_codepoint=126), max_size=40)
         form = st.text(st.sampled_from("abcdeifo_=&%0123456789-."), max_size=200).map(str.encode)
 
+        @settings(max_examples=40)
         @given(st.dictionaries(names, value, max_size=6), st.one_of(st.binary(max_size=300), form))
         def send(headers: dict[str, str], body: bytes) -> None:
             answer = bridge.http.post(f"/webhooks/{account.name}", content=body, headers=headers)

@@ -97,7 +97,9 @@ class Simulator(ABC):
 
     def __enter__(self) -> Self:
         app = Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])])
-        config = uvicorn.Config(app, log_config=None, ws="none", lifespan="off", timeout_graceful_shutdown=1)
+        config = uvicorn.Config(
+            app, log_config=None, access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1
+        )
         # asyncio only turns Nagle's delay (40 ms per answer) off where the protocol is named
         self._socket = socket.socket(socket.AF_INET, socket.SOCK_STREAM, socket.IPPROTO_TCP)
         self._socket.bind(("127.0.0.1", 0))
