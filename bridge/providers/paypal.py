@@ -1,44 +1,29 @@
 """PayPal (Orders v2, PayPal's own page), over PayPal's REST API.
 
-Sources: developer.paypal.com/docs/api (orders v2, payments v2, customer-disputes v1, webhooks v1, oauth2),
-developer.paypal.com/api/rest/webhooks (signatures) and developer.paypal.com/api/rest/reference/currency-codes.
+Sources: developer.paypal.com/docs/api (orders v2, payments v2, customer-disputes v1),
+developer.paypal.com/api/rest/webhooks (names of events) and developer.paypal.com/api/rest/reference/currency-codes.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
 import hashlib
 import json
 import re
-import time
-import warnings
-import zlib
 from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
-from functools import cached_property
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import certifi
 import httpx
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
-from cryptography.hazmat.primitives.asymmetric.padding import PKCS1v15
-from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
-from cryptography.hazmat.primitives.hashes import SHA256
-from cryptography.utils import CryptographyDeprecationWarning
-from cryptography.x509.verification import PolicyBuilder, Store, VerificationError
 
-from bridge.errors import InvalidRequest, ProviderRefused, ProviderUnavailable, SignatureInvalid
+from bridge.errors import InvalidRequest, ProviderRefused, ProviderUnavailable
 from bridge.money import exponent
 from bridge.providers.base import Provider, query_values, return_url
-from bridge.providers.http import is_temporary, send
-from bridge.providers.shapes import MALFORMED, shaped, storable, text, whole
+from bridge.providers.paypal_client import PayPalClient, Refusal, code
+from bridge.providers.paypal_signature import PayPalSignatures
+from bridge.providers.shapes import shaped, storable, text, whole
 from bridge.settings import Settings
 from bridge.values import (
     Attempt,
@@ -54,26 +39,14 @@ from bridge.values import (
     Status,
 )
 
-__all__ = ["PayPal", "from_paypal_amount", "signed_message", "to_paypal_amount"]
+__all__ = ["PayPal", "from_paypal_amount", "to_paypal_amount"]
 
-LIVE, SANDBOX = "https://api-m.paypal.com", "https://api-m.sandbox.paypal.com"
 LONGEST_PAGE = timedelta(hours=3)  # a buyer must reach PayPal within 3 hours
-TOKEN_MARGIN_SECONDS = 60
-CERTIFICATE_HOSTS = frozenset(
-    {"api.paypal.com", "api-m.paypal.com", "api.sandbox.paypal.com", "api-m.sandbox.paypal.com"}
-)
-CERTIFICATE_PATH = re.compile(r"/v1/notifications/certs/[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
-LARGEST_CERTIFICATE = 64 * 1024
 
 _WHOLE_ONLY = frozenset({"HUF", "JPY", "TWD"})
 _LONGEST_AMOUNT = 32
 # what our side's ids look like, and PayPal's (orders, captures, refunds, disputes)
 _REFERENCE, _ID = re.compile("[0-9a-f]{32}"), re.compile("[A-Za-z0-9-]{1,64}")
-_CODE = re.compile("[A-Za-z0-9_.-]{1,64}")
-_CERTIFICATE_TROUBLE = (
-    ValueError, TypeError, LookupError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension,
-    x509.ExtensionNotFound, x509.UnsupportedGeneralNameType,
-)  # fmt: skip
 
 _ORDER_STATUS: Mapping[str, Status] = {
     "CREATED": "pending", "SAVED": "pending", "PAYER_ACTION_REQUIRED": "pending", "VOIDED": "cancelled"
@@ -135,39 +108,6 @@ def from_paypal_amount(money: Any) -> tuple[int, str]:
     return whole(int(minor)), currency
 
 
-def signed_message(transmission_id: str, transmission_time: str, webhook_id: str, body: bytes) -> bytes:
-    """What PayPal signs; of the body only its CRC-32 (decimal), so that the body alone must never be believed."""
-    return f"{transmission_id}|{transmission_time}|{webhook_id}|{zlib.crc32(body)}".encode(errors="replace")
-
-
-class _Refusal(ProviderRefused):
-    """An error answer of PayPal's; ``issue`` is the first one of its details, or its name."""
-
-    def __init__(self, response: httpx.Response) -> None:
-        said: dict[str, Any] = {}
-        try:
-            answer = response.json()
-            said = {"issue": answer.get("name") or answer.get("error"), "debug": answer.get("debug_id")}
-            said["issue"] = answer["details"][0]["issue"]
-        except MALFORMED:
-            pass  # an answer without details; descriptions are never quoted: they can repeat what the buyer typed
-        self.status_code = response.status_code
-        self.issue = _code(said.get("issue"))
-        super().__init__(
-            f"PayPal refused (HTTP {self.status_code}): {self.issue or 'no explanation'}.",
-            f"PayPal debug id {_code(said.get('debug')) or 'unknown'}.",
-        )
-
-
-@dataclass(frozen=True, slots=True)
-class _Certificate:
-    """A certificate that signs webhooks; ``proven`` when it chains to a CA, or PayPal itself vouched for it."""
-
-    key: RSAPublicKey
-    good_until: datetime
-    proven: bool
-
-
 class PayPal(Provider):
     """The PayPal adapter. The canonical payment id is the capture."""
 
@@ -183,14 +123,9 @@ class PayPal(Provider):
         if not (settings.paypal_client_id and settings.paypal_client_secret and settings.paypal_webhook_id):
             raise ValueError("paypal_client_id, paypal_client_secret and paypal_webhook_id are needed")
         self._settings = settings
-        self._client = client
-        self._login = httpx.BasicAuth(settings.paypal_client_id, settings.paypal_client_secret.get_secret_value())
-        self._webhook_id = settings.paypal_webhook_id
-        usual = LIVE if settings.environment == "production" else SANDBOX
-        self._api = str(settings.paypal_api_url or usual).rstrip("/")
-        self._token, self._token_ends = "", 0.0
-        self._one_at_a_time = asyncio.Lock()
-        self._certificates: dict[str, _Certificate] = {}
+        login = httpx.BasicAuth(settings.paypal_client_id, settings.paypal_client_secret.get_secret_value())
+        self._paypal = PayPalClient(settings, client, login)
+        self._signatures = PayPalSignatures(settings, client, self._paypal, settings.paypal_webhook_id)
 
     async def open_page(self, attempt: Attempt) -> Page:
         """``POST /v2/checkout/orders``. The same attempt asks for the same again, so that its key gives the same order
@@ -215,7 +150,7 @@ class PayPal(Provider):
         body = {"intent": "CAPTURE", "purchase_units": [unit], "payment_source": source}
         # what the page shows can change between two tries: then it is another request, under another key
         version = hashlib.sha256(json.dumps(body).encode()).hexdigest()[:8]
-        order = await self._call("POST", "/v2/checkout/orders", body, key=f"{attempt.reference}-{version}")
+        order = await self._paypal.call("POST", "/v2/checkout/orders", body, key=f"{attempt.reference}-{version}")
         with shaped(ProviderUnavailable, "PayPal's answer"):
             links = {link["rel"]: link["href"] for link in order["links"]}
             return Page(
@@ -238,7 +173,7 @@ class PayPal(Provider):
             # same moment would both be paid; the database flags that as duplicate_payment.
             if order["status"] == "APPROVED" and attempt.status == "pending":
                 order = await self._capture(attempt)
-        except _Refusal as refusal:
+        except Refusal as refusal:
             return self._refused_outcome(refusal, attempt, source)
         with shaped(ProviderUnavailable, "PayPal's answer"):
             return self._order_outcome(order, source, attempt)
@@ -259,8 +194,8 @@ class PayPal(Provider):
         body = {"amount": to_paypal_amount(order.amount, attempt.currency), "custom_id": attempt.reference}
         path = f"/v2/payments/captures/{attempt.provider_payment_id}/refund"
         try:
-            said = await self._call("POST", path, body, key=order.key)
-        except _Refusal as refusal:
+            said = await self._paypal.call("POST", path, body, key=order.key)
+        except Refusal as refusal:
             if refusal.issue in _REFUND_LATER:
                 raise ProviderUnavailable(refusal.message, f"Try again later. {refusal.hint}") from None
             raise
@@ -274,7 +209,7 @@ class PayPal(Provider):
 
     async def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Verify PayPal's signature and read the envelope."""
-        await self._verify(headers, body)
+        await self._signatures.verify(headers, body)
         with shaped(InvalidRequest, "The event"):
             event = storable(json.loads(body), _SECRET_OR_PERSONAL)
             return Event(id=text(event["id"]), type=text(event["event_type"]), payload=event)
@@ -301,8 +236,8 @@ class PayPal(Provider):
     async def _order(self, order_id: str, capture_id: str | None) -> dict[str, Any]:
         """An order. Of one that PayPal has forgotten, its capture still tells what was paid, though not its refunds."""
         try:
-            return await self._call("GET", f"/v2/checkout/orders/{order_id}")
-        except _Refusal as refusal:
+            return await self._paypal.call("GET", f"/v2/checkout/orders/{order_id}")
+        except Refusal as refusal:
             capture = await self._captured(capture_id) if capture_id and refusal.status_code == 404 else {}
             with shaped(ProviderUnavailable, "PayPal's answer"):
                 if _order_id(capture) != order_id:
@@ -317,10 +252,10 @@ class PayPal(Provider):
         path = f"/v2/checkout/orders/{attempt.provider_session_id}"
         try:
             # a capture keeps its key, whoever asks for it
-            order = await self._call("POST", f"{path}/capture", {}, key=f"cap-{attempt.reference}", whole_answer=True)
-        except _Refusal as refusal:
+            order = await self._paypal.call("POST", f"{path}/capture", {}, key=f"cap-{attempt.reference}", whole_answer=True)
+        except Refusal as refusal:
             if refusal.issue == "ORDER_ALREADY_CAPTURED":
-                return await self._call("GET", path)
+                return await self._paypal.call("GET", path)
             if refusal.issue == "ORDER_COMPLETION_IN_PROGRESS":
                 raise ProviderUnavailable(refusal.message, f"Try again later. {refusal.hint}") from None
             raise
@@ -333,7 +268,7 @@ class PayPal(Provider):
                 raise ProviderRefused("PayPal's order is not the one that was opened for this attempt.")
             text(order["status"])
 
-    def _refused_outcome(self, refusal: _Refusal, attempt: Attempt, source: Source) -> Outcome:
+    def _refused_outcome(self, refusal: Refusal, attempt: Attempt, source: Source) -> Outcome:
         status: Status
         if refusal.status_code == 404:  # PayPal forgets orders that nobody approved
             status = _unpaid(attempt)
@@ -371,7 +306,7 @@ class PayPal(Provider):
         capture = captures[-1]  # of several, the one that brought money
         amount, currency = from_paypal_amount(capture["amount"])
         failed = _CAPTURE_STATUS[capture["status"]] == "failed"
-        why = _code((capture.get("status_details") or {}).get("reason")) or capture["status"]
+        why = code((capture.get("status_details") or {}).get("reason")) or capture["status"]
         return replace(
             outcome,
             status=_CAPTURE_STATUS[capture["status"]],
@@ -393,7 +328,7 @@ class PayPal(Provider):
         refund: dict[str, Any] | None = None
         capture_id = _id(resource["id"])
         if up := _link(resource, "up"):
-            refund, capture_id = await self._call("GET", f"/v2/payments/refunds/{capture_id}"), up
+            refund, capture_id = await self._paypal.call("GET", f"/v2/payments/refunds/{capture_id}"), up
         capture = await self._captured(capture_id)
         with shaped(ProviderUnavailable, "PayPal's answer"):
             if not _REFERENCE.fullmatch(str(capture.get("custom_id"))):
@@ -405,7 +340,7 @@ class PayPal(Provider):
             return Notification(event=event, outcome=self._order_outcome(order, "webhook"))
 
     async def _captured(self, capture_id: str) -> dict[str, Any]:
-        capture = await self._call("GET", f"/v2/payments/captures/{capture_id}")
+        capture = await self._paypal.call("GET", f"/v2/payments/captures/{capture_id}")
         # without a reference it would be taken for somebody else's
         with shaped(ProviderUnavailable, "PayPal's answer"):
             if capture["id"] != capture_id:
@@ -413,13 +348,13 @@ class PayPal(Provider):
         return capture
 
     async def _read_dispute(self, event: Event, dispute_id: str) -> Notification:
-        dispute = await self._call("GET", f"/v1/customer/disputes/{dispute_id}")
+        dispute = await self._paypal.call("GET", f"/v1/customer/disputes/{dispute_id}")
         with shaped(ProviderUnavailable, "PayPal's answer"):
             for transaction in dispute["disputed_transactions"]:
                 capture_id = _id(transaction["seller_transaction_id"])
                 try:
                     capture = await self._captured(capture_id)
-                except _Refusal as refusal:
+                except Refusal as refusal:
                     if refusal.status_code != 404:
                         raise
                     continue  # another kind of payment
@@ -434,184 +369,6 @@ class PayPal(Provider):
                     )
                     return Notification(event=event, outcome=outcome)
         return Notification(event=event, ignored=_NOT_OURS)
-
-    # signatures
-
-    async def _verify(self, headers: Mapping[str, str], body: bytes) -> None:
-        said = {
-            name: headers.get(f"paypal-{name.replace('_', '-')}", "")
-            for name in ("auth_algo", "cert_url", "transmission_id", "transmission_sig", "transmission_time")
-        }
-        if said["auth_algo"] != "SHA256withRSA" or not (said["transmission_id"] and said["transmission_time"]):
-            raise SignatureInvalid("PayPal's signature headers are missing or malformed.")
-        try:
-            signature = base64.b64decode(said["transmission_sig"], validate=True)
-        except ValueError:
-            raise SignatureInvalid("PayPal's signature is not base64.") from None
-        url = said["cert_url"]
-        certificate = await self._certificate(url)
-        message = signed_message(said["transmission_id"], said["transmission_time"], self._webhook_id, body)
-        try:
-            certificate.key.verify(signature, message, PKCS1v15(), SHA256())
-        except InvalidSignature:
-            raise SignatureInvalid("PayPal's signature does not match: check PGCHECKOUT_PAYPAL_WEBHOOK_ID.") from None
-        if not certificate.proven:
-            await self._ask_about_signature(said, body)
-            self._certificates[url] = replace(certificate, proven=True)
-
-    async def _ask_about_signature(self, said: Mapping[str, str], body: bytes) -> None:
-        """``POST /v1/notifications/verify-webhook-signature`` for the first message under a certificate whose CA we
-        cannot see: PayPal may serve it without the intermediate one that issued it."""
-        try:
-            json.loads(body)
-        except MALFORMED:
-            raise SignatureInvalid("PayPal's signature covers no JSON.") from None
-        asked = json.dumps({**said, "webhook_id": self._webhook_id}).encode()
-        # the event must be shown byte for byte
-        content = asked[:-1] + b', "webhook_event": ' + body + b"}"
-        answer = await self._call("POST", "/v1/notifications/verify-webhook-signature", content)
-        if answer.get("verification_status") != "SUCCESS":
-            raise SignatureInvalid("PayPal does not know this signature: check PGCHECKOUT_PAYPAL_WEBHOOK_ID.")
-
-    async def _certificate(self, url: str) -> _Certificate:
-        known = self._certificates.get(url)
-        if known and known.good_until > datetime.now(UTC):
-            return known
-        self._check_certificate_url(url)
-        try:
-            chain = x509.load_pem_x509_certificates(await self._fetch_certificate(url))
-            certificate = self._examine(chain[0], chain[1:])
-        except _CERTIFICATE_TROUBLE as trouble:
-            raise SignatureInvalid(f"PayPal's certificate cannot be used ({type(trouble).__name__}).") from None
-        if len(self._certificates) > 20:
-            self._certificates.clear()
-        self._certificates[url] = certificate
-        return certificate
-
-    def _check_certificate_url(self, url: str) -> None:
-        try:
-            parts = urlsplit(url)
-            place = (parts.scheme, parts.netloc)
-        except ValueError:
-            raise SignatureInvalid("PAYPAL-CERT-URL is not a URL.") from None
-        allowed = {("https", host) for host in CERTIFICATE_HOSTS}
-        if self._settings.paypal_api_url and self._settings.environment == "development":
-            ours = urlsplit(self._api)
-            allowed.add((ours.scheme, ours.netloc))
-        plain = not (parts.query or parts.fragment) and url == parts.geturl()
-        if place not in allowed or not CERTIFICATE_PATH.fullmatch(parts.path) or not plain:
-            raise SignatureInvalid("PAYPAL-CERT-URL is not PayPal's.")
-
-    async def _fetch_certificate(self, url: str) -> bytes:
-        content = b""
-        try:
-            request = self._client.stream("GET", url, headers={"Accept-Encoding": "identity"}, follow_redirects=False)
-            async with request as response:
-                if is_temporary(response):
-                    raise ProviderUnavailable(f"PayPal answered HTTP {response.status_code}.", "Try again later.")
-                if response.status_code != 200:
-                    raise SignatureInvalid(f"PayPal has no such certificate (HTTP {response.status_code}).")
-                async for part in response.aiter_raw():
-                    content += part
-                    if len(content) > LARGEST_CERTIFICATE:
-                        raise SignatureInvalid("PayPal's certificate is too large.")
-        except (httpx.RequestError, httpx.InvalidURL) as error:
-            raise ProviderUnavailable(
-                f"PayPal's certificate cannot be fetched ({type(error).__name__}).", "Try again later."
-            ) from None
-        return content
-
-    def _examine(self, leaf: x509.Certificate, others: list[x509.Certificate]) -> _Certificate:
-        now = datetime.now(UTC)
-        if not leaf.not_valid_before_utc <= now < leaf.not_valid_after_utc:
-            raise SignatureInvalid("PayPal's certificate is not valid now.")
-        key, name = leaf.public_key(), _paypal_name(leaf)
-        if not isinstance(key, RSAPublicKey) or name is None:
-            raise SignatureInvalid("The certificate is not PayPal's.")
-        try:
-            # demands of the leaf a subjectAltName with that name and, where its uses are listed, serverAuth
-            verifier = PolicyBuilder().store(self._authorities).time(now).build_server_verifier(x509.DNSName(name))
-            verifier.verify(leaf, others)
-            proven = True
-        except VerificationError:
-            if self._settings.paypal_ca_file:
-                raise SignatureInvalid("PayPal's certificate is not of the CA in PGCHECKOUT_PAYPAL_CA_FILE.") from None
-            proven = False
-        return _Certificate(key, leaf.not_valid_after_utc, proven)
-
-    @cached_property
-    def _authorities(self) -> Store:
-        end = b"-----END CERTIFICATE-----"
-        *pems, _ = (self._settings.paypal_ca_file or Path(certifi.where())).read_bytes().split(end)
-        found = []
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", CryptographyDeprecationWarning)
-            for pem in pems:
-                # one at a time: an old root that cryptography does not take must not take the others with it
-                with suppress(*_CERTIFICATE_TROUBLE):
-                    found.append(x509.load_pem_x509_certificate(pem + end))
-        return Store(found)
-
-    # HTTP
-
-    async def _call(
-        self,
-        method: str,
-        path: str,
-        body: Mapping[str, Any] | bytes | None = None,
-        *,
-        key: str | None = None,
-        whole_answer: bool = False,
-    ) -> dict[str, Any]:
-        """Each request here is safe to repeat: it only reads, or carries a key. Raises _Refusal for 4xx."""
-        headers = {"Content-Type": "application/json"}
-        if key:
-            headers["PayPal-Request-Id"] = key
-        if whole_answer:
-            headers["Prefer"] = "return=representation"
-        content = body if isinstance(body, bytes) or body is None else json.dumps(body).encode()
-        token = await self._access()
-        for token_is_new in (False, True):
-            headers["Authorization"] = f"Bearer {token}"
-            request = self._client.build_request(method, self._api + path, content=content, headers=headers)
-            response = await send(self._client, request, provider="PayPal")
-            if response.status_code != 401 or token_is_new:
-                break
-            token = await self._access(instead_of=token)
-        if not response.is_success:
-            raise _Refusal(response)
-        return _object(response)
-
-    async def _access(self, instead_of: str = "") -> str:
-        """An access token; it is shared until shortly before its end, and one caller at a time gets a new one."""
-        async with self._one_at_a_time:
-            if not self._token or self._token == instead_of or time.monotonic() >= self._token_ends:
-                request = self._client.build_request(
-                    "POST", f"{self._api}/v1/oauth2/token", data={"grant_type": "client_credentials"}
-                )
-                login = next(self._login.auth_flow(request))
-                response = await send(self._client, login, provider="PayPal")
-                if not response.is_success:
-                    refusal = _Refusal(response)
-                    raise ProviderRefused(
-                        refusal.message,
-                        f"Check PGCHECKOUT_PAYPAL_CLIENT_ID and PGCHECKOUT_PAYPAL_CLIENT_SECRET. {refusal.hint}",
-                    )
-                answer = _object(response)
-                with shaped(ProviderUnavailable, "PayPal's answer"):
-                    token = text(answer["access_token"], 5_000)
-                    self._token_ends = time.monotonic() + whole(answer["expires_in"]) - TOKEN_MARGIN_SECONDS
-                    self._token = token
-            return self._token
-
-
-def _object(response: httpx.Response) -> dict[str, Any]:
-    with shaped(ProviderUnavailable, "PayPal's answer"):
-        answer = response.json()
-        if not isinstance(answer, dict):
-            raise TypeError(f"a {type(answer).__name__}")
-        return answer
-
 
 def _ask_about(event: Event, custom_id: Any, order_id: Any) -> Notification:
     ours = isinstance(custom_id, str) and _REFERENCE.fullmatch(custom_id) is not None
@@ -679,7 +436,7 @@ def _dispute(dispute: Mapping[str, Any], capture: Mapping[str, Any]) -> Refund:
         amount=amount if of == currency else paid,
         status=_DISPUTE_OUTCOME.get(str(outcome), "pending") if resolved else "pending",
         kind="dispute",
-        reason=_code(dispute.get("reason")),
+        reason=code(dispute.get("reason")),
     )
 
 
@@ -696,22 +453,8 @@ def _time(value: Any) -> datetime | None:
     return min(at if at.tzinfo else at.replace(tzinfo=UTC), datetime.now(UTC))
 
 
-def _paypal_name(certificate: x509.Certificate) -> str | None:
-    names = [str(part.value) for part in certificate.subject.get_attributes_for_oid(x509.NameOID.COMMON_NAME)]
-    try:
-        other = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-        names += other.get_values_for_type(x509.DNSName)
-    except x509.ExtensionNotFound:
-        pass
-    return next((name.lower() for name in names if name.lower().endswith(".paypal.com")), None)
-
-
 def _id(value: Any) -> str:
     """An id of PayPal's, which is safe in a path."""
     if not isinstance(value, str) or not _ID.fullmatch(value):
         raise ValueError("not an id of PayPal's")
     return value
-
-
-def _code(value: Any) -> str | None:
-    return value if isinstance(value, str) and _CODE.fullmatch(value) else None

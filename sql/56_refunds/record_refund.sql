@@ -27,15 +27,21 @@ begin
             raise exception 'This refund is being recorded by another call.'
                 using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
         end if;
-    elsif (v_known.session_id, v_known.amount) <> (p_refund.session_id, p_refund.amount) then
+    elsif v_known.session_id <> p_refund.session_id
+        -- what is disputed can change until the bank decides
+        or v_known.amount <> p_refund.amount and (v_known.kind, v_known.status) <> ('dispute', 'pending')
+    then
         perform payments.review_refund(v_refund, 'refund_conflict', p_source, p_now);
         return;
     elsif array_position(v_order, v_known.status) < array_position(v_order, p_refund.status)
         -- an earlier refund failed and left room for this one
         or v_known.status = 'refused' and payments.exceeds_payment(p_refund) is false
+        -- what it says has changed: a bank wants details, another amount is disputed
+        or v_known.status = p_refund.status
+        and (v_known.amount, v_known.reason) is distinct from (p_refund.amount, coalesce(p_refund.reason, v_known.reason))
     then
         update public.payment_refunds as r
-        set status = p_refund.status, reason = coalesce(p_refund.reason, r.reason), updated_at = p_now
+        set status = p_refund.status, amount = p_refund.amount, reason = coalesce(p_refund.reason, r.reason), updated_at = p_now
         where r.provider = p_refund.provider and r.provider_refund_id = p_refund.provider_refund_id
         returning r.* into v_refund;
     else

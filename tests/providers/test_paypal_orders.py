@@ -60,7 +60,7 @@ def paypal(server: PayPalSimulator) -> PayPalSimulator:
 @pytest.fixture(scope="module")
 def bench(server: PayPalSimulator) -> Iterator[Bench]:
     with AdapterBench(PayPal, server.settings()) as bench:
-        bench.run(bench.adapter._access())
+        bench.run(bench.adapter._paypal._access())
         yield bench
 
 
@@ -220,7 +220,7 @@ def test_a_page_cannot_be_closed(bench: Bench) -> None:
 )
 def test_the_api_follows_from_the_environment(environment: str, api: str, paypal: PayPalSimulator) -> None:
     with AdapterBench(PayPal, paypal.settings(), environment=environment, paypal_api_url=None) as bench:
-        assert bench.adapter._api == api
+        assert bench.adapter._paypal.api == api
 
 
 # access tokens

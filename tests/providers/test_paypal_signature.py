@@ -25,7 +25,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bridge.errors import InvalidRequest, ProviderUnavailable, SignatureInvalid
-from bridge.providers.paypal import PayPal, signed_message
+from bridge.providers.paypal import PayPal
+from bridge.providers.paypal_signature import signed_message
 from bridge.values import Event
 from tests.providers.bench import AdapterBench
 from tests.simulators.base import Delivery, Fault
@@ -257,7 +258,8 @@ def test_a_certificate_is_fetched_from_nowhere_but_paypal(url: str, paypal: PayP
 
 @pytest.mark.parametrize("host", ["api", "api-m", "api.sandbox", "api-m.sandbox"])
 def test_the_four_hosts_of_paypal_are_known(host: str, paypal: PayPalSimulator, bench: Bench) -> None:
-    bench.adapter._check_certificate_url(f"https://{host}.paypal.com/v1/notifications/certs/CERT-360caa42-fca2a594-1")
+    url = f"https://{host}.paypal.com/v1/notifications/certs/CERT-360caa42-fca2a594-1"
+    bench.adapter._signatures._check_certificate_url(url)
 
 
 def test_in_production_another_api_serves_no_certificates(paypal: PayPalSimulator) -> None:
@@ -274,9 +276,9 @@ def test_a_certificate_is_fetched_once(paypal: PayPalSimulator, bench: Bench) ->
 
 def test_a_cached_certificate_is_used_until_it_expires(paypal: PayPalSimulator, bench: Bench) -> None:
     assert accepts(bench, paypal.sign(BODY))
-    ((url, known),) = bench.adapter._certificates.items()
+    ((url, known),) = bench.adapter._signatures._certificates.items()
     assert known.good_until == paypal.signer.certificate.not_valid_after_utc
-    bench.adapter._certificates[url] = replace(known, good_until=known.good_until.replace(year=2020))
+    bench.adapter._signatures._certificates[url] = replace(known, good_until=known.good_until.replace(year=2020))
     assert accepts(bench, paypal.sign(BODY))
     assert paths(paypal) == ["CERT-1"] * 2
 
@@ -293,7 +295,7 @@ def test_the_cache_does_not_grow_for_ever(paypal: PayPalSimulator, bench: Bench)
     for number in range(30):
         paypal.served[f"CERT-{number}"] = paypal.signer.pem
         assert accepts(bench, paypal.sign(BODY, certificate=f"CERT-{number}"))
-    assert len(bench.adapter._certificates) <= 21
+    assert len(bench.adapter._signatures._certificates) <= 21
 
 
 @pytest.mark.parametrize("status", [301, 302, 307, 400, 403, 404])
@@ -384,7 +386,7 @@ def test_whatever_is_served_as_a_certificate_no_other_error_comes(paypal: PayPal
     @given(cut=st.integers(0, len(pem)), garbage=st.binary(max_size=50))
     def judge(cut: int, garbage: bytes) -> None:
         paypal.served["CERT-1"] = pem[:cut] + garbage + pem[cut:]
-        bench.adapter._certificates.clear()
+        bench.adapter._signatures._certificates.clear()
         accepts(bench, paypal.sign(BODY))
 
     judge()

@@ -91,6 +91,16 @@ class TestItsCourse:
         assert standing(db, session_id) == ("partially_refunded", "fulfilled", 125, "dispute_reported")
         assert db.entries(user) == [100, -25]
 
+    def test_what_is_disputed_can_change_until_the_bank_decides(
+        self, db: Database, session_id: uuid.UUID, paid: Row
+    ) -> None:
+        report(db, paid, dispute(OPEN, 500))
+        report(db, paid, dispute(OPEN, 300))
+        report(db, paid, dispute(LOST, 200))
+        assert standing(db, session_id) == ("partially_refunded", "fulfilled", 200, "dispute_reported")
+        report(db, paid, dispute(LOST, 500))  # too late
+        assert standing(db, session_id)[2:] == (200, "dispute_reported, refund_conflict")
+
     @pytest.mark.parametrize("before", [OPEN, LOST])
     def test_won_it_gives_everything_back_and_needs_nobody_any_more(
         self, db: Database, user: uuid.UUID, session_id: uuid.UUID, paid: Row, before: str

@@ -918,3 +918,13 @@ def test_a_read_only_transaction_cannot_refund(db: Database, session_id: uuid.UU
     with pytest.raises(psycopg.errors.ReadOnlySqlTransaction), db.as_service().request(read_only=True) as request:
         call(request, FUNCTION, p_session_id=session_id, p_provider_refund_id="re_1", p_amount=1)
     assert standing(db, session_id) == PAID
+
+
+def test_what_a_refund_needs_can_change_while_it_is_under_way(db: Database, attempt: Row) -> None:
+    db.apply(attempt)
+    for reason in (None, "needs attention: a bank account", None):
+        db.apply(
+            attempt, refunds=[{"provider_refund_id": "re_1", "amount": 500, "status": "pending", "reason": reason}]
+        )
+    (refund,) = db.sql("select status, amount, reason from public.payment_refunds")
+    assert refund == {"status": "pending", "amount": 500, "reason": "needs attention: a bank account"}
