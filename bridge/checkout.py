@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 from collections.abc import Collection, Mapping
@@ -155,6 +156,12 @@ class Checkout:
                 await self._give_up(attempt)
             attempt = await self._rpc.find_checkout_attempt(session_id=session_id)
         return _verified(attempt, verified=attempt.status in _PAID)
+
+    async def close(self, attempt: Attempt) -> None:
+        """Close the page of an attempt that nobody waits for any more, where that is possible."""
+        if attempt.provider_session_id:
+            with contextlib.suppress(NotSupported):
+                await self.provider(attempt.provider).close_page(attempt.provider_session_id)
 
     async def notified(self, provider: str, headers: Mapping[str, str], body: bytes) -> Handled:
         """Handle a webhook. Raises what the provider should repeat the delivery for; the rest is answered.

@@ -56,7 +56,10 @@ async def _ask_again(rpc: Rpc, checkout: Checkout, buckets: Mapping[str, Bucket]
         await buckets[page.provider].wait()
     detail, result = None, "failed"
     try:
-        result = (await checkout.verify(None, "reconcile", reference=page.reference, provider=page.provider)).status
+        known = await checkout.verify(None, "reconcile", reference=page.reference, provider=page.provider)
+        result = known.status
+        if result == "cancelled":  # in the database only: its page is still open
+            await checkout.close(known.attempt)
     except PgcheckoutError as error:
         detail = error.reason
         log.warning("session %s could not be reconciled: %s", page.session_id, error.reason)

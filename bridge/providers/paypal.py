@@ -1,7 +1,7 @@
 """PayPal (Orders v2, PayPal's own page), over PayPal's REST API.
 
 Sources: developer.paypal.com/docs/api (orders v2, payments v2, customer-disputes v1),
-developer.paypal.com/api/rest/webhooks (names of events) and developer.paypal.com/api/rest/reference/currency-codes.
+developer.paypal.com/api/rest/webhooks/event-names and developer.paypal.com/api/rest/reference/currency-codes.
 """
 
 from __future__ import annotations
@@ -252,7 +252,9 @@ class PayPal(Provider):
         path = f"/v2/checkout/orders/{attempt.provider_session_id}"
         try:
             # a capture keeps its key, whoever asks for it
-            order = await self._paypal.call("POST", f"{path}/capture", {}, key=f"cap-{attempt.reference}", whole_answer=True)
+            order = await self._paypal.call(
+                "POST", f"{path}/capture", {}, key=f"cap-{attempt.reference}", whole_answer=True
+            )
         except Refusal as refusal:
             if refusal.issue == "ORDER_ALREADY_CAPTURED":
                 return await self._paypal.call("GET", path)
@@ -369,6 +371,7 @@ class PayPal(Provider):
                     )
                     return Notification(event=event, outcome=outcome)
         return Notification(event=event, ignored=_NOT_OURS)
+
 
 def _ask_about(event: Event, custom_id: Any, order_id: Any) -> Notification:
     ours = isinstance(custom_id, str) and _REFERENCE.fullmatch(custom_id) is not None

@@ -48,7 +48,7 @@ class Refusal(ProviderRefused):
 
 
 class PayPalClient:
-    """Requests to PayPal's API; ``login`` is the app's, which its access tokens are given for."""
+    """Requests to PayPal's API; ``login`` (the app's id and secret) is exchanged for access tokens."""
 
     def __init__(self, settings: Settings, client: httpx.AsyncClient, login: httpx.BasicAuth) -> None:
         self._client = client

@@ -130,6 +130,16 @@ def test_keys_and_addresses_of_the_wrong_form(db: Database) -> None:
     assert "No way to check" in said(jwt_secret=None).message
 
 
+def test_a_provider_that_is_half_set_names_what_is_missing(db: Database) -> None:
+    found = look(database_url=db.url(), paypal_client_id="app", hypay_terminal="0010131918", hypay_api_key="key")
+    assert levels(found) == {"paypal": "error", "hypay": "error"}
+    assert found["hypay"].message == "PGCHECKOUT_HYPAY_API_PASSWORD is missing, so HyPay is off."
+    missing = "PGCHECKOUT_PAYPAL_CLIENT_SECRET and PGCHECKOUT_PAYPAL_WEBHOOK_ID are missing, so PayPal is off."
+    assert found["paypal"].message == missing
+    whole = look(database_url=db.url(), paystack_secret_keys="sk_live_x")
+    assert (levels(whole), whole["paystack"].level) == ({}, "ok")
+
+
 def test_no_provider_at_all_is_an_error(db: Database) -> None:
     assert levels(look(database_url=db.url(), stripe_secret_key=None, stripe_webhook_secrets=None)) == {
         "providers": "error"

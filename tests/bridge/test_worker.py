@@ -121,6 +121,32 @@ class TestReconcile:
         assert len(stripe.received) == 12
         assert [bridge.db.balance(buyer.id) for buyer in buyers] == [100] * 12
 
+    def test_the_page_of_a_session_that_its_user_cancelled_is_closed(
+        self, bridge: Bridge, buyer: Buyer, stripe: StripeSimulator
+    ) -> None:
+        session_id = buyer.checkout().json()["session_id"]
+        page = stripe.objects[bridge.attempt(session_id)["provider_session_id"]]
+        bridge.db.as_user(buyer.id).rpc("cancel_checkout_session", p_session_id=session_id)
+        assert page["status"] == "open"
+        due(bridge)
+        assert reconciled(bridge) == {"cancelled": 1}
+        assert page["status"] == "expired"
+        due(bridge)
+        assert reconciled(bridge) == {"cancelled": 1}
+        due(bridge)
+        assert reconciled(bridge) == {}
+
+    def test_a_provider_that_was_switched_off_is_not_forgotten(self, bridge: Bridge, buyer: Buyer) -> None:
+        buyer.checkout()
+        due(bridge)
+        without = bridge.settings.model_copy(update={"stripe_secret_key": None})
+
+        async def once() -> Counter[str]:
+            async with parts(without) as (rpc, checkout):
+                return await reconcile(rpc, checkout, {})
+
+        assert asyncio.run(once()) == {"failed": 1}
+
 
 class TestWorker:
     def test_it_repairs_expires_and_tells_that_it_lives(
