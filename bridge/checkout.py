@@ -108,6 +108,14 @@ class Checkout:
         self.provider(chosen)
         return await self._open(session_id, chosen)
 
+    async def resume(self, session_id: UUID) -> Opened:
+        """The page of an unpaid session, a new one when it is no longer open; none when there is nothing to pay."""
+        attempt = await self._rpc.find_checkout_attempt(session_id=session_id)
+        try:
+            return await self._open(session_id, attempt.provider)
+        except (SessionNotPending, SessionExpired):
+            return _opened(attempt, None)
+
     async def verify(
         self, user: User | None, source: Source, *, returned: str = "", **name: Unpack[AttemptName]
     ) -> Verified:

@@ -189,7 +189,7 @@ async def _work(settings: Settings, name: str) -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(ending, stop.set)
     async with _checkout(settings) as (rpc, checkout):
-        await Worker(rpc, checkout, name=name).run(stop)
+        await Worker(rpc, checkout, settings, name=name).run(stop)
 
 
 async def _doctor(settings: Settings) -> None:

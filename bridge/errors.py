@@ -9,6 +9,7 @@
     │   ├── ProviderUnavailable     try again later
     │   ├── ProviderRefused         trying again changes nothing
     │   └── RefundInDoubt           nobody knows whether the money went back
+    ├── MailRefused                 a letter could not be handed over
     ├── DatabaseUnavailable         try again later
     └── Refused                     the rules refuse; one class per reason of docs/errors.md
 
@@ -21,6 +22,7 @@ from typing import ClassVar
 
 __all__ = [
     "DatabaseUnavailable",
+    "MailRefused",
     "NotSignedIn",
     "NotSupported",
     "NotYourSession",
@@ -103,6 +105,14 @@ class RefundInDoubt(ProviderError):
 
     reason = "refund_in_doubt"
     status = 502
+
+
+class MailRefused(PgcheckoutError):
+    """A letter could not be handed over; it stays in the outbox."""
+
+    reason = "mail_refused"
+    status = 502
+    retryable = True
 
 
 class DatabaseUnavailable(PgcheckoutError):

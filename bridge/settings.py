@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from psycopg import ProgrammingError
 from psycopg.conninfo import conninfo_to_dict
 from pydantic import (
+    DirectoryPath,
     Field,
     FilePath,
     HttpUrl,
@@ -125,6 +127,19 @@ class Settings(BaseSettings):
     )
     paypal_ca_file: FilePath | None = Field(None, description="CA of webhook certificates, for tests.")
 
+    smtp_url: SecretStr | None = Field(
+        None,
+        description="Mail server: `smtp://user:password@host:587` (STARTTLS) or `smtps://…:465`. None: no letters.",
+    )
+    mail_from: str | None = Field(None, description="Sender of letters, `Shop <pay@example.com>`.")
+    operator_email: str | None = Field(None, description="Who is told what needs a person. None: the log only.")
+    mail_templates: DirectoryPath | None = Field(
+        None, description="Folder with templates of your own, used instead of those of the same name."
+    )
+    link_secret: SecretStr | None = Field(
+        None, min_length=32, description="Signs the links of reminders. None: they lead to the payment page as it was."
+    )
+
     sandbox_secret: SecretStr | None = Field(
         None, description="Turns the sandbox provider on (development only): key of its API and of its signatures."
     )
@@ -149,6 +164,24 @@ class Settings(BaseSettings):
                 "Remove it, or set PGCHECKOUT_ENVIRONMENT=development."
             )
         return self
+
+    @model_validator(mode="after")
+    def _letters_have_a_sender(self) -> Self:
+        if self.smtp_url and not self.mail_from:
+            raise ValueError("PGCHECKOUT_MAIL_FROM is missing: letters need a sender.")
+        return self
+
+    @field_validator("smtp_url")
+    @classmethod
+    def _is_a_mail_server(cls, url: SecretStr | None) -> SecretStr | None:
+        try:
+            parts = urlsplit(url.get_secret_value() if url else "smtp://none")
+            valid = parts.scheme in ("smtp", "smtps") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # its message quotes what may be a password
+            valid = False
+        if not valid:
+            raise ValueError("not a mail server; write smtp://user:password@host:port, special characters as %XX")
+        return url
 
     @field_validator("database_url")
     @classmethod

@@ -1,4 +1,5 @@
-"""What must be done without anybody asking: the provider is asked again, sessions expire, reminders are queued.
+"""What must be done without anybody asking: the provider is asked again, sessions expire, letters are written
+and sent.
 
 Several workers at once are safe: what one has claimed, the others skip, and what a killed one held comes back.
 """
@@ -15,10 +16,12 @@ from dataclasses import dataclass
 
 from bridge.checkout import Checkout
 from bridge.errors import PgcheckoutError
-from bridge.metrics import RECONCILED
+from bridge.mail import Post, Writer
+from bridge.metrics import LETTERS, RECONCILED
 from bridge.rpc import Due, Rpc
+from bridge.settings import Settings
 
-__all__ = ["Bucket", "Worker", "reconcile"]
+__all__ = ["Bucket", "Worker", "reconcile", "send_letters"]
 
 log = logging.getLogger("pgcheckout")
 
@@ -77,11 +80,37 @@ class _Job:
     work: Callable[[], Awaitable[int]]
 
 
+async def send_letters(rpc: Rpc, writer: Writer, post: Post, limit: int = BATCH) -> Counter[str]:
+    """Send what the outbox wants told: ``sent``, ``failed`` (tried again later) or ``nobody`` (an alert without an
+    operator, which is in the log)."""
+    results: Counter[str] = Counter()
+    for letter in await rpc.claim_notifications(limit):
+        error = None
+        try:
+            message = writer.write(letter)
+            if message is None:
+                log.warning("session %s needs a person: %s", letter.session_id, letter.payload["occurrence"])
+            else:
+                await post.send(message)
+        except PgcheckoutError as trouble:
+            error = trouble.message
+            log.warning("letter %d (%s) was not sent: %s", letter.number, letter.kind, error)
+        result = "failed" if error else "sent" if message else "nobody"
+        LETTERS.labels(letter.kind, result).inc()
+        await rpc.finish_notification(letter.number, error)
+        results[result] += 1
+    return results
+
+
 class Worker:
     """The loop behind ``pgcheckout work``. ``pace`` below 1 makes it hurry, for tests and demonstrations."""
 
-    def __init__(self, rpc: Rpc, checkout: Checkout, *, name: str = "worker", pace: float = 1.0) -> None:
+    def __init__(
+        self, rpc: Rpc, checkout: Checkout, settings: Settings, *, name: str = "worker", pace: float = 1.0
+    ) -> None:
         self._rpc = rpc
+        self._writer = Writer(settings)
+        self._post = Post(settings) if settings.smtp_url else None
         self._checkout = checkout
         self._name = name
         self._buckets = {provider: Bucket(REQUESTS_PER_SECOND, BATCH) for provider in checkout.providers}
@@ -91,6 +120,7 @@ class Worker:
             _Job("remind", 300.0 * pace, rpc.enqueue_payment_reminders),
             _Job("number", 30.0 * pace, rpc.number_payment_invoices),
             _Job("heartbeat", 15.0 * pace, self._beat),
+            *([_Job("letters", 5.0 * pace, self._send)] if self._post else []),
         )
 
     async def run(self, stop: asyncio.Event) -> None:
@@ -116,6 +146,11 @@ class Worker:
 
     async def _reconcile(self) -> int:
         return sum((await reconcile(self._rpc, self._checkout, self._buckets)).values())
+
+    async def _send(self) -> int:
+        if self._post is None:
+            return 0
+        return sum((await send_letters(self._rpc, self._writer, self._post)).values())
 
     async def _beat(self) -> int:
         await self._rpc.record_heartbeat(self._name)

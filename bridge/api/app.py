@@ -13,6 +13,7 @@ from bridge.api import admin, buyers, errors, operations, providers
 from bridge.api.context import Context
 from bridge.auth import Tokens
 from bridge.checkout import Checkout
+from bridge.mail import ResumeLinks
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
 from bridge.refunds import Refunds
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
                 rpc=rpc,
                 checkout=checkout,
                 refunds=Refunds(rpc, checkout),
+                links=ResumeLinks(settings),
                 tokens=Tokens(settings, client),
             )
             yield

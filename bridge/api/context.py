@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 
 from bridge.auth import Tokens, User
 from bridge.checkout import Checkout
+from bridge.mail import ResumeLinks
 from bridge.refunds import Refunds
 from bridge.rpc import Rpc
 from bridge.settings import Settings
@@ -25,6 +26,7 @@ class Context:
     rpc: Rpc
     checkout: Checkout
     refunds: Refunds
+    links: ResumeLinks
     tokens: Tokens
 
 

@@ -84,6 +84,21 @@ async def receive_return_by_form(provider: ProviderName, request: Request, conte
     return await _send_on(context, provider, "&".join(part for part in (request.url.query, form) if part))
 
 
+@router.get("/resume/{token}", status_code=303, response_class=RedirectResponse)
+async def resume(token: str, context: FromContext) -> Response:
+    """A buyer follows the link of a reminder: on to the payment page, the old one if it is alive."""
+    settings = context.settings
+    try:
+        opened = await context.checkout.resume(context.links.read(token))
+    except PgcheckoutError as error:
+        log.warning("a reminder's link was not followed: %s", error.reason)
+        return _redirect(str(settings.cancel_url), {"status": "unknown"})
+    if opened.checkout_url:
+        return RedirectResponse(opened.checkout_url, status_code=303)
+    target = settings.success_url if opened.status in _ON_THE_WAY else settings.cancel_url
+    return _redirect(str(target), {"session_id": str(opened.session_id), "status": opened.status})
+
+
 async def _send_on(context: Context, provider: str, query: str) -> Response:
     settings = context.settings
     try:

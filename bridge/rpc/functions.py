@@ -10,7 +10,7 @@ from bridge.errors import PgcheckoutError
 from bridge.rpc.transport import Transport
 from bridge.values import Applied, Attempt, Event, Outcome, Page
 
-__all__ = ["AttemptName", "Claim", "Due", "Rpc"]
+__all__ = ["AttemptName", "Claim", "Due", "Letter", "Rpc"]
 
 NOBODY = UUID(int=0)
 
@@ -37,6 +37,20 @@ class Due(NamedTuple):
     session_id: UUID
     provider: str
     reference: str
+
+
+class Letter(NamedTuple):
+    """Something to tell a buyer (``email``) or, without an address, the operator.
+
+    ``kind``: receipt, refund, reminder or review_alert. ``payload``: product_id, product_name, amount (minor units),
+    currency, occurrence, invoice, and what belongs to the kind.
+    """
+
+    number: int
+    session_id: UUID
+    kind: str
+    email: str | None
+    payload: Mapping[str, Any]
 
 
 class Rpc:
@@ -123,6 +137,17 @@ class Rpc:
         await self._transport.call(
             "finish_reconcile", {"p_session_id": session_id, "p_result": result, "p_detail": detail}
         )
+
+    async def claim_notifications(self, limit: int) -> list[Letter]:
+        """Letters that are due, each given to one worker for five minutes."""
+        rows = await self._transport.call("claim_notifications", {"p_limit": limit})
+        return [
+            Letter(row["id"], UUID(str(row["session_id"])), row["kind"], row["email"], row["payload"]) for row in rows
+        ]
+
+    async def finish_notification(self, number: int, error: str | None) -> None:
+        """End a claim: sent, or (with an error) to be tried again later."""
+        await self._transport.call("finish_notification", {"p_id": number, "p_error": error})
 
     async def expire_old_checkout_sessions(self) -> int:
         """End the sessions whose time is over; how many."""

@@ -27,7 +27,7 @@ class Transport(Protocol):
 
 def is_set(function: str) -> bool:
     """Whether a function answers rows, not one value."""
-    return function in ("claim_sessions_to_reconcile", "get_latest_checkout_session")
+    return function in ("claim_notifications", "claim_sessions_to_reconcile", "get_latest_checkout_session")
 
 
 def from_sqlstate(code: str, message: str | None, detail: str | None, hint: str | None) -> PgcheckoutError:

@@ -34,7 +34,9 @@ begin
     )
 
     select c.id, c.session_id, c.user_id, c.kind, c.email, c.payload || jsonb_build_object(
-        'occurrence', c.occurrence, 'invoice', (
+        'occurrence', c.occurrence,
+        'product_name', (select p.name from public.payment_products as p where p.id = c.payload ->> 'product_id'),
+        'invoice', (
             select i.series || '-' || i.year || '-' || i.number
             from public.payment_invoices as i
             where i.session_id = c.session_id and i.kind = 'invoice'

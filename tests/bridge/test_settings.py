@@ -76,6 +76,12 @@ def test_the_wrong_variable_is_named() -> None:
         "DATABASE_POOL_SIZE": "0",
         "DATABASE_PREPARED": "perhaps",
         "DATABASE_URL": "postgresql://u:p%ssword@db/x",
+        "TRUSTED_PROXIES": "the proxy",
+        "PAYSTACK_SOURCE_IPS": "52.31.139.75, everywhere",
+        "ADMIN_TOKEN": "short",
+        "LINK_SECRET": "short",
+        "SMTP_URL": "mail.example.com",
+        "MAIL_TEMPLATES": "/nowhere/at/all",
     }.items():
         assert f"PGCHECKOUT_{name}: " in refusal(**{name: value})
 
@@ -97,7 +103,18 @@ def test_settings_do_not_show_their_secrets() -> None:
     secrets: dict[str, Any] = {
         "database_url": "postgresql://u:hunter2@h/d", "supabase_service_key": "sb_secret_hunter2",
         "jwt_secret": "hunter2", "stripe_secret_key": "sk_live_hunter2", "stripe_webhook_secrets": "whsec_hunter2",
-        "sandbox_secret": "hunter2", "environment": "development",
+        "sandbox_secret": "hunter2", "environment": "development", "paystack_secret_keys": "sk_hunter2",
+        "click_secret_key": "hunter2", "hypay_api_key": "hunter2", "hypay_api_password": "hunter2",
+        "paypal_client_secret": "hunter2", "admin_token": "hunter2" * 4, "link_secret": "hunter2" * 5,
+        "smtp_url": "smtp://u:hunter2@h", "mail_from": "pay@shop.test",
     }  # fmt: skip
     settings = load_settings(**secrets)
     assert "hunter2" not in f"{settings!r} {settings} {settings.model_dump_json()}"
+
+
+def test_letters_need_a_sender() -> None:
+    assert "PGCHECKOUT_MAIL_FROM is missing" in refusal(SMTP_URL="smtp://mail.example.com")
+    for url in ("http://mail.example.com", "smtp://", "smtp://u:pa:ss@h:port", "smtp://u:hunter2@[h"):
+        message = refusal(SMTP_URL=url, MAIL_FROM="pay@shop.test")
+        assert "PGCHECKOUT_SMTP_URL" in message
+        assert "hunter2" not in message

@@ -168,7 +168,7 @@ class TestWorker:
         async def work() -> None:
             stop = asyncio.Event()
             async with parts(bridge.settings) as (rpc, checkout):
-                task = asyncio.create_task(Worker(rpc, checkout, name="tester", pace=0.02).run(stop))
+                task = asyncio.create_task(Worker(rpc, checkout, bridge.settings, name="tester", pace=0.02).run(stop))
                 await asyncio.to_thread(wait_until, done)
                 stop.set()
                 await asyncio.wait_for(task, 15)
