@@ -1,24 +1,21 @@
-"""What the bridge does, in the order in which it must happen. SQL decides what it means for a session."""
+"""What buyers ask of the bridge, in the order in which it must happen. SQL decides what it means for a session."""
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any, Unpack
 from uuid import UUID
 
 from bridge.auth import User
 from bridge.errors import (
     AttemptAttached,
-    AttemptNotFound,
     CurrencyUnavailable,
     NotSupported,
     PgcheckoutError,
-    PriceMismatch,
     ProviderError,
     ProviderUnknown,
     Refused,
@@ -32,9 +29,6 @@ from bridge.values import (
     Applied,
     Attempt,
     Event,
-    Handled,
-    Named,
-    Notification,
     Outcome,
     Page,
     SessionStatus,
@@ -117,14 +111,20 @@ class Checkout:
             return _opened(attempt, None)
 
     async def verify(
-        self, user: User | None, source: Source, *, returned: str = "", **name: Unpack[AttemptName]
+        self,
+        user: User | None,
+        source: Source,
+        *,
+        returned: str = "",
+        event: Event | None = None,
+        **name: Unpack[AttemptName],
     ) -> Verified:
         """Ask the provider about a session, named by any one id, and apply its answer.
 
-        ``returned`` is the query with which the buyer came back, if so.
+        ``returned`` is the query with which the buyer came back, if so; ``event`` makes a return that is proof count
+        once.
         """
         attempt = await self._rpc.find_checkout_attempt(**name, user_id=user.id if user else None)
-        event = self._return_event(attempt, returned)
         # a page that was paid can be paid again: the return of the second payment is news, too
         if attempt.reference is None or (attempt.status in _PAID and event is None):
             return _verified(attempt, verified=attempt.status in _PAID)
@@ -135,10 +135,6 @@ class Checkout:
             applied = await self._rpc.apply_payment_outcome(outcome, proven)
         except NotSupported:  # a provider that cannot be asked: its own news will come
             return _verified(attempt, verified=False)
-        except PgcheckoutError as error:
-            if event and error.retryable:
-                await self._keep(attempt.provider, event, error.reason, comes_again=True)
-            raise
         if applied.duplicate:
             attempt = await self._rpc.find_checkout_attempt(session_id=attempt.session_id)
             return _verified(attempt, verified=True)
@@ -165,56 +161,15 @@ class Checkout:
             attempt = await self._rpc.find_checkout_attempt(session_id=session_id)
         return _verified(attempt, verified=attempt.status in _PAID)
 
+    async def unverified(self, **name: Unpack[AttemptName]) -> Verified:
+        """What is known about a session without asking anybody."""
+        return _verified(await self._rpc.find_checkout_attempt(**name), verified=False)
+
     async def close(self, attempt: Attempt) -> None:
         """Close the page of an attempt that nobody waits for any more, where that is possible."""
         if attempt.provider_session_id:
             with contextlib.suppress(NotSupported):
                 await self.provider(attempt.provider).close_page(attempt.provider_session_id)
-
-    async def notified(self, provider: str, headers: Mapping[str, str], body: bytes) -> Handled:
-        """Handle a webhook. Raises what the provider should repeat the delivery for; the rest is answered.
-
-        Whatever is genuine and cannot be applied is kept, whether or not it is repeated.
-        """
-        adapter = self.provider(provider)
-        event = await adapter.read_event(headers, body)
-        try:
-            notification = await adapter.interpret(event)
-            if not notification.asks:
-                return await self._apply(adapter, notification)
-        except PgcheckoutError as error:
-            log.warning("%s webhook %r not applied: %s", provider, event.id, error.reason)
-            # our rules refuse for good; whatever else went wrong may be mended by the next delivery
-            comes_again = error.retryable or not isinstance(error, Refused)
-            kept = await self._keep(provider, event, error.reason, comes_again=comes_again)
-            if comes_again or not kept:
-                raise
-            return Handled(result="refused", reason=error.reason)
-        # nothing has happened yet, so a refusal leaves nothing to keep
-        return await self._consent(notification)
-
-    async def returned(self, provider: str, query: str) -> Verified | None:
-        """Handle a buyer who comes back; None when nothing in the query names an attempt of ours."""
-        adapter = self.provider(provider)
-        wanted = _wanted(provider, adapter.read_return(query))
-        try:
-            return await self.verify(None, "return", returned=query, **wanted)
-        except SessionNotFound:
-            return None
-        except ProviderError as error:
-            if adapter.returns_are_proof and error.retryable:
-                raise
-            # the buyer need not wait for the provider: its webhook, or the next verify, brings the truth
-            log.warning("return from %s not verified: %s", provider, error.reason)
-            return _verified(await self._rpc.find_checkout_attempt(**wanted), verified=False)
-
-    def _return_event(self, attempt: Attempt, returned: str) -> Event | None:
-        """A return that is the only proof there will be, as an event: handled once, kept when it cannot be handled."""
-        if not returned or not self.provider(attempt.provider).returns_are_proof:
-            return None
-        # its query names the buyer: only its digest is stored
-        name = hashlib.sha256(returned.encode(errors="replace")).hexdigest()[:32]
-        return Event(id=f"return:{name}", type="return", payload={"reference": attempt.reference})
 
     async def ask(self, attempt: Attempt, source: Source, event: Event | None = None) -> Applied:
         """Ask the provider about an attempt and apply its answer."""
@@ -224,73 +179,6 @@ class Checkout:
         outcome = await self.provider(attempt.provider).ask(attempt, source, returned=returned)
         # both names must lead to the same session, or the database refuses
         return replace(outcome, session_id=attempt.session_id)
-
-    async def _apply(self, adapter: Provider, notification: Notification) -> Handled:
-        if notification.refused:
-            raise notification.refused
-        attempt = None
-        try:
-            if notification.ask:
-                attempt = await self._rpc.find_checkout_attempt(**_wanted(adapter.name, notification.ask))
-                applied = await self.ask(attempt, "webhook", notification.event)
-            elif notification.outcome:
-                if adapter.answers:
-                    attempt = await self._attempt_in_question(notification)
-                applied = await self._rpc.apply_payment_outcome(notification.outcome, notification.event)
-            else:
-                return Handled(result="ignored", reason=notification.ignored)
-        except SessionNotFound:
-            if notification.ours:
-                raise
-            return Handled(result="ignored", reason="not a payment of this installation")
-        result = "duplicate" if applied.duplicate else "applied"
-        return Handled(result=result, attempt=attempt, applied=applied)
-
-    async def _attempt_in_question(self, notification: Notification) -> Attempt | None:
-        """The attempt of a provider that waits for an answer; None when the session is gone. Raises what forbids it."""
-        outcome = notification.outcome
-        if outcome is None:
-            return None
-        try:
-            attempt = await self._attempt_of(outcome)
-        except SessionNotFound:  # deleted with its user, perhaps: the database still keeps the money
-            return None
-        if attempt.status in notification.not_if:
-            raise SessionNotPending(f"The session is {attempt.status}.")
-        if outcome.status == "completed" and not _is_due(attempt, outcome):
-            raise PriceMismatch("The amount is not the one to which we consented.")
-        return attempt
-
-    async def _consent(self, notification: Notification) -> Handled:
-        """Whether an attempt may be paid now; refused with the reason and the attempt when it may not."""
-        outcome = notification.outcome
-        if outcome is None:
-            raise ValueError("a notification that asks says what it wants to do")
-        attempt = await self._attempt_of(outcome)
-        refusal = _why_not_payable(attempt, outcome)
-        applied = None
-        if refusal is None:
-            applied = await self._rpc.apply_payment_outcome(outcome, notification.event)
-            if not applied.duplicate and applied.status != outcome.status:  # it has ended since we looked
-                refusal = SessionNotPending
-        if refusal:
-            return Handled(result="refused", reason=refusal.reason, attempt=attempt)
-        return Handled(result="applied", attempt=attempt, applied=applied)
-
-    async def _attempt_of(self, outcome: Outcome) -> Attempt:
-        """The attempt that an outcome names; both names must be its own."""
-        attempt = await self._rpc.find_checkout_attempt(reference=outcome.reference)
-        if outcome.provider_session_id not in (None, attempt.provider_session_id):
-            raise AttemptNotFound("The page is not the one that was opened for this reference.")
-        return attempt
-
-    async def _keep(self, provider: str, event: Event, reason: str, *, comes_again: bool) -> bool:
-        try:
-            await self._rpc.record_webhook_failure(provider, event, reason, comes_again=comes_again)
-        except PgcheckoutError as error:
-            log.warning("%s webhook %r could not be kept either: %s", provider, event.id, error.reason)
-            return False
-        return True
 
     async def _open(self, session_id: UUID, provider: str) -> Opened:
         attempt = await self._rpc.open_checkout_attempt(session_id, provider)
@@ -358,22 +246,6 @@ class Checkout:
             # what is wrong with another page is no answer about this one
             log.warning("page %r could not be asked about: %s", page["provider_session_id"], error.reason)
             return None
-
-
-def _why_not_payable(attempt: Attempt, outcome: Outcome) -> type[Refused] | None:
-    if attempt.status not in ("pending", "processing"):
-        return SessionNotPending
-    if not _is_due(attempt, outcome):
-        return PriceMismatch
-    return SessionExpired if attempt.session_expires_at <= datetime.now(UTC) else None
-
-
-def _is_due(attempt: Attempt, outcome: Outcome) -> bool:
-    return (outcome.amount, outcome.currency) == (attempt.amount, attempt.currency)
-
-
-def _wanted(provider: str, named: Named) -> AttemptName:
-    return AttemptName(reference=named.reference, provider=provider, provider_session_id=named.provider_session_id)
 
 
 def _opened(attempt: Attempt, url: str | None, expires_at: datetime | None = None) -> Opened:

@@ -14,6 +14,7 @@ from bridge.api.context import Context
 from bridge.auth import Tokens
 from bridge.checkout import Checkout
 from bridge.mail import ResumeLinks
+from bridge.news import News
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
 from bridge.refunds import Refunds
@@ -41,6 +42,7 @@ def create_app(settings: Settings) -> FastAPI:
                 settings=settings,
                 rpc=rpc,
                 checkout=checkout,
+                news=News(rpc, checkout),
                 refunds=Refunds(rpc, checkout),
                 links=ResumeLinks(settings),
                 tokens=Tokens(settings, client),

@@ -11,6 +11,7 @@ from fastapi.security import HTTPBearer
 from bridge.auth import Tokens, User
 from bridge.checkout import Checkout
 from bridge.mail import ResumeLinks
+from bridge.news import News
 from bridge.refunds import Refunds
 from bridge.rpc import Rpc
 from bridge.settings import Settings
@@ -25,6 +26,7 @@ class Context:
     settings: Settings
     rpc: Rpc
     checkout: Checkout
+    news: News
     refunds: Refunds
     links: ResumeLinks
     tokens: Tokens

@@ -58,7 +58,7 @@ async def receive_webhook(
     result: Handled | PgcheckoutError
     try:
         check_source(request, context.settings, adapter)
-        result = await context.checkout.notified(provider, request.headers, body)
+        result = await context.news.notified(provider, request.headers, body)
         WEBHOOKS.labels(provider, result.result).inc()
     except PgcheckoutError as error:
         WEBHOOKS.labels(provider, error.reason).inc()
@@ -102,7 +102,7 @@ async def resume(token: str, context: FromContext) -> Response:
 async def _send_on(context: Context, provider: str, query: str) -> Response:
     settings = context.settings
     try:
-        known = await context.checkout.returned(provider, query)
+        known = await context.news.returned(provider, query)
     except PgcheckoutError as error:
         if error.retryable and context.checkout.provider(provider).returns_are_proof:
             log.warning("return from %s could not be confirmed yet: %s", provider, error.reason)
