@@ -21,6 +21,7 @@ from bridge import __version__
 from bridge.checkout import Checkout
 from bridge.doctor import examine
 from bridge.errors import PgcheckoutError, SetupError
+from bridge.jobs import Jobs
 from bridge.migrations import migrate as apply_migrations
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
@@ -189,7 +190,7 @@ async def _work(settings: Settings, name: str) -> None:
     for ending in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(ending, stop.set)
     async with _checkout(settings) as (rpc, checkout):
-        await Worker(rpc, checkout, settings, name=name).run(stop)
+        await Worker(rpc, Jobs(rpc, checkout, settings), name=name).run(stop)
 
 
 async def _doctor(settings: Settings) -> None:

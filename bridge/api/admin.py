@@ -6,7 +6,7 @@ import hmac
 from typing import Annotated
 from uuid import UUID
 
-from fastapi import APIRouter, Depends, Header, Security
+from fastapi import APIRouter, Depends, Header, Path, Security
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -40,6 +40,20 @@ router = APIRouter(
     dependencies=[Depends(_admin)],
     responses={status: {"model": ErrorBody} for status in (401, 404, 409, 413, 422, 500, 502, 503)},
 )
+
+
+class JobAnswer(BaseModel):
+    """How much a job has done; call it again while that is more than nothing."""
+
+    job: str
+    done: int
+
+
+@router.post("/jobs/{name}")
+async def run_job(name: Annotated[str, Path(pattern="^[a-z_]{1,32}$")], context: FromContext) -> JobAnswer:
+    """Do a job once, for installations without a worker and without pg_cron: reconcile, notify, remind, expire,
+    number, cleanup."""
+    return JobAnswer(job=name, done=await context.jobs.run(name))
 
 
 class RefundRequest(BaseModel):

@@ -13,6 +13,7 @@ from bridge.api import admin, buyers, errors, operations, providers
 from bridge.api.context import Context
 from bridge.auth import Tokens
 from bridge.checkout import Checkout
+from bridge.jobs import Jobs
 from bridge.mail import ResumeLinks
 from bridge.news import News
 from bridge.providers import enabled_providers
@@ -44,6 +45,7 @@ def create_app(settings: Settings) -> FastAPI:
                 checkout=checkout,
                 news=News(rpc, checkout),
                 refunds=Refunds(rpc, checkout),
+                jobs=Jobs(rpc, checkout, settings),
                 links=ResumeLinks(settings),
                 tokens=Tokens(settings, client),
             )

@@ -10,6 +10,7 @@ from fastapi.security import HTTPBearer
 
 from bridge.auth import Tokens, User
 from bridge.checkout import Checkout
+from bridge.jobs import Jobs
 from bridge.mail import ResumeLinks
 from bridge.news import News
 from bridge.refunds import Refunds
@@ -28,6 +29,7 @@ class Context:
     checkout: Checkout
     news: News
     refunds: Refunds
+    jobs: Jobs
     links: ResumeLinks
     tokens: Tokens
 

@@ -161,6 +161,11 @@ class Rpc:
         """Number the invoices that were left without; how many."""
         return int(await self._transport.call("number_payment_invoices", {}))
 
+    async def clean_up(self) -> int:
+        """Delete what has been closed for longer than the functions' defaults say; how much."""
+        sessions = await self._transport.call("cleanup_completed_checkout_sessions", {})
+        return int(sessions) + int(await self._transport.call("cleanup_idempotency_keys", {}))
+
     async def record_heartbeat(self, name: str) -> None:
         """Tell payment_health that a worker is at work."""
         await self._transport.call("record_heartbeat", {"p_name": name})

@@ -17,10 +17,10 @@ import jwt
 import pytest
 
 from bridge.errors import MailRefused, SetupError
+from bridge.jobs import send_letters
 from bridge.mail import Post, ResumeLinks, Writer
 from bridge.rpc import Letter, connect_rpc
 from bridge.settings import Settings, load_settings
-from bridge.worker import send_letters
 from tests.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, query_of, running_bridge
 from tests.support.database import Database, Row

@@ -14,11 +14,12 @@ from pathlib import Path
 import pytest
 
 from bridge.checkout import Checkout
+from bridge.jobs import Bucket, Jobs, reconcile
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
 from bridge.rpc import Rpc, connect_rpc
 from bridge.settings import Settings
-from bridge.worker import Bucket, Worker, reconcile
+from bridge.worker import Worker
 from tests.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import Bridge, Buyer, wait_until
 from tests.support.command import arguments, environment
@@ -168,7 +169,9 @@ class TestWorker:
         async def work() -> None:
             stop = asyncio.Event()
             async with parts(bridge.settings) as (rpc, checkout):
-                task = asyncio.create_task(Worker(rpc, checkout, bridge.settings, name="tester", pace=0.02).run(stop))
+                task = asyncio.create_task(
+                    Worker(rpc, Jobs(rpc, checkout, bridge.settings), name="tester", pace=0.02).run(stop)
+                )
                 await asyncio.to_thread(wait_until, done)
                 stop.set()
                 await asyncio.wait_for(task, 15)
