@@ -23,6 +23,7 @@ from bridge.doctor import examine
 from bridge.errors import PgcheckoutError, SetupError
 from bridge.jobs import Jobs
 from bridge.migrations import migrate as apply_migrations
+from bridge.news import News
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
 from bridge.refunds import Refunds
@@ -149,6 +150,16 @@ def refund(
 
 
 @app.command()
+def replay(
+    provider: Annotated[str | None, typer.Argument(help="Of this provider only.")] = None,
+    event: Annotated[str | None, typer.Argument(help="This event only.")] = None,
+    everything: Annotated[bool, typer.Option("--all", help="Every one of them, oldest first.")] = False,
+) -> None:
+    """List the webhooks that could not be applied, or handle one, or --all of them, again."""
+    _run(_replay(load_settings(), provider, event, everything=everything))
+
+
+@app.command()
 def doctor() -> None:
     """Check settings, database, migrations, grants, providers and clock; exit 1 when something must be done."""
     _run(_doctor(load_settings()))
@@ -183,6 +194,25 @@ async def _refund(
     async with _checkout(settings) as (rpc, checkout):
         done = await Refunds(rpc, checkout).give(session_id, amount=amount, reason=reason, key=key)
     typer.echo(json.dumps({**asdict(done), "session_id": str(session_id)}, indent=2))
+
+
+async def _replay(settings: Settings, provider: str | None, event: str | None, *, everything: bool) -> None:
+    async with _checkout(settings) as (rpc, checkout):
+        failed = 0
+        for failure in await rpc.list_webhook_failures(provider, event):
+            became = failure.status
+            if event or everything:
+                try:
+                    handled = await News(rpc, checkout).replayed(failure.provider, failure.event)
+                    became = f"{handled.result} {handled.reason}".strip()
+                    failed += handled.result == "refused"
+                except PgcheckoutError as error:
+                    became = f"{error.reason}: {error.message}"
+                    failed += 1
+            about = f"{failure.provider} {failure.event.id} ({failure.event.type}, {failure.received_at})"
+            typer.echo(f"{about} {failure.error} -> {became}")
+        if failed:
+            raise typer.Exit(1)
 
 
 async def _work(settings: Settings, name: str) -> None:

@@ -41,6 +41,14 @@ class News:
         """
         adapter = self._checkout.provider(provider)
         event = await adapter.read_event(headers, body)
+        return await self._handle(provider, event)
+
+    async def replayed(self, provider: str, event: Event) -> Handled:
+        """Handle a webhook again that could not be applied when it came: its signature was checked then."""
+        return await self._handle(provider, event)
+
+    async def _handle(self, provider: str, event: Event) -> Handled:
+        adapter = self._checkout.provider(provider)
         try:
             notification = await adapter.interpret(event)
             if not notification.asks:

@@ -7,7 +7,7 @@ their Python shapes.
 from __future__ import annotations
 
 from bridge.errors import SetupError
-from bridge.rpc.functions import AttemptName, Claim, Due, Letter, Rpc
+from bridge.rpc.functions import AttemptName, Claim, Due, Failure, Letter, Rpc
 from bridge.rpc.postgres import PostgresTransport
 from bridge.rpc.supabase import SupabaseTransport
 from bridge.rpc.transport import Transport
@@ -17,6 +17,7 @@ __all__ = [
     "AttemptName",
     "Claim",
     "Due",
+    "Failure",
     "Letter",
     "PostgresTransport",
     "Rpc",

@@ -10,7 +10,7 @@ from bridge.errors import PgcheckoutError
 from bridge.rpc.transport import Transport
 from bridge.values import Applied, Attempt, Event, Outcome, Page
 
-__all__ = ["AttemptName", "Claim", "Due", "Letter", "Rpc"]
+__all__ = ["AttemptName", "Claim", "Due", "Failure", "Letter", "Rpc"]
 
 NOBODY = UUID(int=0)
 
@@ -37,6 +37,16 @@ class Due(NamedTuple):
     session_id: UUID
     provider: str
     reference: str
+
+
+class Failure(NamedTuple):
+    """A genuine webhook that was not applied. ``status``: failed (it comes again) or dead; ``error``: the reason."""
+
+    provider: str
+    event: Event
+    status: str
+    error: str
+    received_at: str
 
 
 class Letter(NamedTuple):
@@ -109,6 +119,17 @@ class Rpc:
             "p_retryable": comes_again,
         }
         await self._transport.call("record_webhook_failure", arguments)
+
+    async def list_webhook_failures(self, provider: str | None = None, event_id: str | None = None) -> list[Failure]:
+        """Genuine webhooks that were not applied, oldest first, at most fifty."""
+        arguments = {"p_provider": provider, "p_event_id": event_id}
+        return [
+            Failure(
+                row["provider"], Event(id=row["event_id"], type=row["type"], payload=row["payload"]), row["status"],
+                row["error"], row["received_at"],
+            )
+            for row in await self._transport.call("list_webhook_failures", arguments)
+        ]  # fmt: skip
 
     async def begin_idempotent_request(self, key: str, request_hash: str, user_id: UUID) -> Claim:
         """Claim a request that must have its effect once."""

@@ -9,6 +9,9 @@ from bridge.errors import DatabaseUnavailable, InvalidRequest, PgcheckoutError, 
 
 __all__ = ["Transport", "away", "from_sqlstate", "is_set", "not_storable"]
 
+_SETS = frozenset({
+    "claim_notifications", "claim_sessions_to_reconcile", "get_latest_checkout_session", "list_webhook_failures"
+})  # fmt: skip
 _TRY_AGAIN = ("08", "40", "53", "55", "57", "58")  # SQLSTATE classes of a server in trouble, not of a wrong call
 
 
@@ -27,7 +30,7 @@ class Transport(Protocol):
 
 def is_set(function: str) -> bool:
     """Whether a function answers rows, not one value."""
-    return function in ("claim_notifications", "claim_sessions_to_reconcile", "get_latest_checkout_session")
+    return function in _SETS
 
 
 def from_sqlstate(code: str, message: str | None, detail: str | None, hint: str | None) -> PgcheckoutError:

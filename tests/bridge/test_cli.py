@@ -26,7 +26,7 @@ from tests.support.database import Database
 
 def test_every_command_explains_itself() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    assert {"demo", "doctor", "migrate", "refund", "serve", "verify", "work"} <= set(commands)
+    assert {"demo", "doctor", "migrate", "refund", "replay", "serve", "verify", "work"} <= set(commands)
     for name, command in commands.items():
         shown = CliRunner().invoke(app, [name, "--help"])
         assert shown.exit_code == 0

@@ -130,6 +130,7 @@ GARBAGE: dict[str, dict[str, list[tuple[Any, str]]]] = {
         "p_provider": says("event_invalid", None, "", CONTROL, LONG),
         "p_event": [*EVENT, *says("event_invalid", None)],
     },
+    "list_webhook_failures": {"p_limit": LIMIT},
     "expire_old_checkout_sessions": {"p_limit": LIMIT},
     "cleanup_completed_checkout_sessions": {
         "p_older_than": [*says(INVALID, "-90 days", "23 hours"), *NO_INTERVAL],

@@ -43,6 +43,7 @@ public.finish_notification                   -     -     -                  +
 public.finish_reconcile                      -     -     -                  +
 public.get_latest_checkout_session           -     +     not_your_session   +
 public.get_or_create_checkout_session        -     +     not_your_session   +
+public.list_webhook_failures                 -     -     -                  +
 public.number_payment_invoices               -     -     -                  +
 public.open_checkout_attempt                 -     -     -                  +
 public.payment_health                        -     -     -                  +

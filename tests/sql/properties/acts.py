@@ -538,6 +538,7 @@ class Acts:
                 sold[session.offer.currency] += session.amount
         assert totals["revenue"] == sold
         health = self.ask("payment_health")
+        assert len(self.ask("list_webhook_failures")) == health["webhooks"]["failed"] + health["webhooks"]["dead"]
         assert health["reviews"]["open"] == sum(bool(self.model.review(session)) for session in here)
 
     # the shop, and time
