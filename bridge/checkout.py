@@ -156,7 +156,7 @@ class Checkout:
             if attempt.provider_session_id:
                 page = {"provider": attempt.provider, "provider_session_id": attempt.provider_session_id}
                 attempt = replace(attempt, other_pages=(page, *attempt.other_pages))
-            if not await self._paid_elsewhere(attempt):
+            if not await self._close_others(attempt, take=False):
                 await self._give_up(attempt)
             attempt = await self._rpc.find_checkout_attempt(session_id=session_id)
         return _verified(attempt, verified=attempt.status in _PAID)
@@ -173,7 +173,11 @@ class Checkout:
 
     async def ask(self, attempt: Attempt, source: Source, event: Event | None = None) -> Applied:
         """Ask the provider about an attempt and apply its answer."""
-        return await self._rpc.apply_payment_outcome(await self._truth(attempt, source), event)
+        truth = await self._truth(attempt, source)
+        applied = await self._rpc.apply_payment_outcome(truth, event)
+        if applied.duplicate:  # two events can look the same, and what is true now may be new
+            await self._rpc.apply_payment_outcome(truth)
+        return applied
 
     async def _truth(self, attempt: Attempt, source: Source, returned: str = "") -> Outcome:
         outcome = await self.provider(attempt.provider).ask(attempt, source, returned=returned)
@@ -184,8 +188,11 @@ class Checkout:
         attempt = await self._rpc.open_checkout_attempt(session_id, provider)
         if attempt.checkout_url is not None or attempt.number is None:
             return _opened(attempt, attempt.checkout_url, attempt.expires_at)
-        if await self._paid_elsewhere(attempt):
-            return _opened(await self._rpc.find_checkout_attempt(session_id=session_id), None)
+        if attempt.other_pages:
+            await self._close_others(attempt)
+            now = await self._rpc.find_checkout_attempt(session_id=session_id)
+            if now.status != "pending":  # paid, or superseded by a payment that was found
+                return _opened(now, None)
         try:
             page = await self._page(self.provider(provider), attempt)
         except PgcheckoutError as error:
@@ -206,12 +213,13 @@ class Checkout:
             raise CurrencyUnavailable(f"{adapter.title} cannot take {attempt.currency}.", f"It takes: {taken}.")
         return await adapter.open_page(attempt)
 
-    async def _paid_elsewhere(self, attempt: Attempt) -> bool:
-        """Close the other pages of a purchase; when one cannot be closed because it is paid, apply that instead."""
+    async def _close_others(self, attempt: Attempt, *, take: bool = True) -> bool:
+        """Close the other pages of a purchase. One that cannot be closed, because it is paid say, is asked about; True
+        when that has ended the session. ``take``: whether its money may still be taken where that is ours to do."""
         for page in attempt.other_pages:
             try:
                 if not await self._closed(page):
-                    applied = await self._settle(page, "client")
+                    applied = await self._settle(page, "client", take=take)
                     if applied and applied.session_id == attempt.session_id and applied.status != "pending":
                         return True
             except PgcheckoutError as error:
@@ -238,10 +246,13 @@ class Checkout:
         except NotSupported:  # then at least its truth is asked for
             return False
 
-    async def _settle(self, page: Mapping[str, str], source: Source) -> Applied | None:
+    async def _settle(self, page: Mapping[str, str], source: Source, *, take: bool = True) -> Applied | None:
         name = AttemptName(provider=page["provider"], provider_session_id=page["provider_session_id"])
         try:
-            return await self.ask(await self._rpc.find_checkout_attempt(**name), source)
+            attempt = await self._rpc.find_checkout_attempt(**name)
+            if attempt.status == "pending" and not take:
+                attempt = replace(attempt, status="cancelled")
+            return await self.ask(attempt, source)
         except (NotSupported, ProviderError, Refused) as error:
             # what is wrong with another page is no answer about this one
             log.warning("page %r could not be asked about: %s", page["provider_session_id"], error.reason)

@@ -63,6 +63,9 @@ async def _ask_again(rpc: Rpc, checkout: Checkout, buckets: Mapping[str, Bucket]
     except PgcheckoutError as error:
         detail = error.reason
         log.warning("session %s could not be reconciled: %s", page.session_id, error.reason)
+    except Exception as error:
+        detail = type(error).__name__
+        log.exception("session %s could not be reconciled", page.session_id)
     RECONCILED.labels(page.provider, result).inc()
     await rpc.finish_reconcile(page.session_id, asked=detail is None, detail=detail)
     return result

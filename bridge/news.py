@@ -74,10 +74,9 @@ class News:
         except SessionNotFound:
             return None
         except PgcheckoutError as error:
-            if event and error.retryable:
-                await self._keep(provider, event, error.reason, comes_again=True)
-                raise
-            if not isinstance(error, ProviderError):
+            if event and (error.retryable or isinstance(error, ProviderError)):
+                await self._keep(provider, event, error.reason, comes_again=error.retryable)
+            if not isinstance(error, ProviderError) or (event and error.retryable):
                 raise
             # the buyer need not wait for the provider: its webhook, or the next verify, brings the truth
             log.warning("return from %s not verified: %s", provider, error.reason)
@@ -126,10 +125,15 @@ class News:
             raise ValueError("a notification that asks says what it wants to do")
         attempt = await self._attempt_of(outcome)
         refusal = _why_not_payable(attempt, outcome)
+        if refusal is None and attempt.status == "processing":
+            current = await self._rpc.find_checkout_attempt(session_id=attempt.session_id)
+            if current.number != attempt.number:  # its money is on the way from another page
+                refusal = SessionNotPending
         applied = None
         if refusal is None:
             applied = await self._rpc.apply_payment_outcome(outcome, notification.event)
-            if not applied.duplicate and applied.status != outcome.status:  # it has ended since we looked
+            overtaken = applied.status != outcome.status or "second_payment" in (applied.review_reason or "")
+            if overtaken and not applied.duplicate:  # it has ended, or is being paid elsewhere, since we looked
                 refusal = SessionNotPending
         if refusal:
             return Handled(result="refused", reason=refusal.reason, attempt=attempt)

@@ -19,7 +19,7 @@ from bridge.errors import (
 from bridge.idempotency import digest, run_once
 from bridge.providers import Provider
 from bridge.rpc import Rpc
-from bridge.values import Attempt, Outcome, Refund, RefundOrder, RefundStatus, SessionStatus
+from bridge.values import Applied, Attempt, Event, Outcome, Refund, RefundOrder, RefundStatus, SessionStatus
 
 __all__ = ["Refunded", "Refunds"]
 
@@ -63,6 +63,8 @@ class Refunds:
         nothing back a second time. Raises SessionNotFound, NothingToRefund, InvalidRequest, ProviderUnknown,
         NotSupported, ProviderError, RequestInProgress and IdempotencyConflict.
         """
+        if reason and not reason.isprintable():
+            raise InvalidRequest("reason: contains a control character.", "Send plain text.")
         attempt = await self._rpc.find_checkout_attempt(session_id=session_id)
         wanted = attempt.refundable_amount if amount is None else amount
         same_order = f"key {key}" if key else f"{wanted} after {attempt.refund_count}"
@@ -102,24 +104,30 @@ class Refunds:
         return known.refund_count != attempt.refund_count
 
     async def _give_blindly(self, adapter: Provider, attempt: Attempt, order: RefundOrder) -> Refund:
-        """Where nobody can be asked what became of it, the refund is stored as pending before it is asked for: what
-        happens then, it counts until a person knows better."""
+        """Where nobody can be asked what became of it, the refund is stored as pending before it is asked for: whatever
+        happens then, it counts, and nothing more is sent, until a person knows better."""
+        if attempt.refund_under_way:
+            raise _in_doubt(attempt.refund_under_way)
+        # a name per try: what has failed once stays failed
+        order = replace(order, key=f"{order.key}-{attempt.refund_count}")
         refund = Refund(provider_refund_id=order.key, amount=order.amount, status="pending", reason=order.reason)
-        await self._record(attempt, refund)
+        stored = await self._record(attempt, refund, Event(id=f"order:{order.key}", type="refund.ordered", payload={}))
+        if stored.duplicate:
+            raise _in_doubt(order.key)
         try:
+            known = await self._rpc.find_checkout_attempt(session_id=attempt.session_id)
+            if known.refund_under_way != order.key:  # another order was quicker, and took what was left
+                raise ProviderRefused("Another refund was ordered at the same time; nothing was sent.", "Look again.")
             given = await adapter.refund(attempt, order)
         except RefundInDoubt as error:
-            raise RefundInDoubt(
-                f"{error.message} It is stored as pending under {order.key}.",
-                "Look in the provider's portal; docs/providers.md says how to settle it.",
-            ) from None
+            raise _in_doubt(order.key, error.message) from None
         except (NotSupported, ProviderRefused, ProviderUnavailable):  # nothing was given
             await self._record(attempt, replace(refund, status="failed"))
             raise
         told = f"{adapter.title} {given.provider_refund_id}"
         return replace(given, provider_refund_id=order.key, reason=f"{order.reason} ({told})" if order.reason else told)
 
-    async def _record(self, attempt: Attempt, refund: Refund) -> None:
+    async def _record(self, attempt: Attempt, refund: Refund, event: Event | None = None) -> Applied:
         outcome = Outcome(
             provider=attempt.provider,
             status=None,
@@ -128,7 +136,7 @@ class Refunds:
             provider_payment_id=attempt.provider_payment_id,
             refunds=(refund,),
         )
-        await self._rpc.apply_payment_outcome(outcome)
+        return await self._rpc.apply_payment_outcome(outcome, event)
 
     async def _answer(self, attempt: Attempt, refund: Refund | None, message: str) -> Refunded:
         now = await self._rpc.find_checkout_attempt(session_id=attempt.session_id)
@@ -142,6 +150,13 @@ class Refunds:
             refundable_amount=now.refundable_amount,
             message=message,
         )
+
+
+def _in_doubt(refund_id: str, why: str = "Nothing was sent.") -> RefundInDoubt:
+    return RefundInDoubt(
+        f"It is not known what became of the refund {refund_id}. {why}",
+        "Look in the provider's portal and settle it; docs/providers.md says how.",
+    )
 
 
 def _payable(attempt: Attempt, amount: int) -> int:

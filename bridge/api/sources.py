@@ -44,7 +44,7 @@ def check_source(request: Request, settings: Settings, adapter: Provider) -> Non
     if not allowed:
         return
     peer = request.client.host if request.client else ""
-    address = client_address(peer, request.headers.get("x-forwarded-for", ""), settings.trusted_proxies)
+    address = client_address(peer, ",".join(request.headers.getlist("x-forwarded-for")), settings.trusted_proxies)
     if address is not None and not any(address in network for network in allowed):
         raise SourceRefused(
             f"{adapter.title} does not send webhooks from {address}.",

@@ -245,11 +245,9 @@ class Click(Provider):
         try:
             refusal = await self._reverse(f"/payment/{what}/{self._service}/{payment}{amount}")
         except RefundInDoubt:
-            reversed_ = await self._is_reversed(payment) if order.in_full else None
-            if reversed_ is None:
+            # one that is not reversed yet may be so in a moment
+            if not (order.in_full and await self._is_reversed(payment)):
                 raise
-            if not reversed_:
-                raise ProviderUnavailable("Click has not reversed the payment.", "Try again later.") from None
         else:
             # an earlier answer to this order may have been lost
             if refusal and not (order.in_full and await self._is_reversed(payment)):

@@ -240,7 +240,8 @@ class HyPay(Provider):
         answer = await self._asked({"action": "APISign", "What": "VERIFY", "KEY": self._key}, received)
         code = _ccode(_fields(answer))
         if code == 902:
-            raise SignatureInvalid(
+            # its Sign fits our key, so no stranger wrote it
+            raise ProviderRefused(
                 "HyPay does not confirm this return (CCode 902).",
                 "It was altered, or HyPay does not accept PGCHECKOUT_HYPAY_API_PASSWORD or this server's address.",
             )

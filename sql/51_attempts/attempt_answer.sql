@@ -19,6 +19,11 @@ begin
         'provider_payment_id', p_session.provider_payment_id,
         'refundable_amount', payments.refundable_amount(p_session),
         'refund_count', (select count(*) from public.payment_refunds as r where r.session_id = p_session.id),
+        'refund_under_way', (
+            select min(r.provider_refund_id)
+            from public.payment_refunds as r
+            where r.session_id = p_session.id and r.kind = 'refund' and r.status = 'pending'
+        ),
         'session_expires_at', p_session.expires_at,
         'number', p_attempt.number,
         'reference', p_attempt.reference,

@@ -44,7 +44,8 @@ def test_money_on_a_superseded_page_is_found_when_the_buyer_starts_again(
     bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, old: Row
 ) -> None:
     stripe.pay(old["provider_session_id"])  # and the webhook is lost
-    buyer.checkout(currency="ILS")
+    answer = buyer.checkout(currency="ILS").json()
+    assert (answer["status"], answer["checkout_url"]) == ("cancelled", None)  # nothing is to be paid any more
     assert bridge.db.session(old["session_id"])["status"] == "completed"
     assert bridge.db.balance(buyer.id) == 100
 
@@ -102,10 +103,13 @@ class TestCancel:
     def test_every_page_of_it_is_closed(self, bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, old: Row) -> None:
         stripe.faults.extend([Fault(status=503)] * 3)  # the first page cannot be closed when the second one opens
         buyer.pay(old["session_id"], provider="sandbox")
-        assert self.cancelled(bridge, buyer, old["session_id"])["payment_status"] == "cancelled"
+        # the sandbox's own news that its page is closed may be quicker
+        ends = {"cancelled", "expired"}
+        assert self.cancelled(bridge, buyer, old["session_id"])["payment_status"] in ends
         assert page_status(stripe, old) == "expired"
         pages = bridge.db.sql("select status from payments.attempts where session_id = %s", old["session_id"])
-        assert [page["status"] for page in pages] == ["cancelled", "cancelled"]
+        assert len(pages) == 2
+        assert {page["status"] for page in pages} <= ends
 
     def test_what_was_paid_is_told_instead(
         self, bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, old: Row

@@ -202,7 +202,9 @@ def test_what_was_not_paid_cannot_go_back(office: Bridge) -> None:
     assert (unknown.status_code, unknown.json()["error"]["reason"]) == (404, "session_not_found")
 
 
-@pytest.mark.parametrize("fields", [{"amount": 0}, {"amount": -1}, {"amount": "all"}, {"reason": ""}, {"surprise": 1}])
+@pytest.mark.parametrize(
+    "fields", [{"amount": 0}, {"amount": -1}, {"amount": "all"}, {"reason": ""}, {"reason": "a\0b"}, {"surprise": 1}]
+)
 def test_a_malformed_order_names_the_field(office: Bridge, fields: dict[str, Any]) -> None:
     refused = order(office, uuid.uuid4(), **fields)
     assert (refused.status_code, refused.json()["error"]["reason"]) == (422, "invalid_request")

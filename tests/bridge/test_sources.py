@@ -78,6 +78,12 @@ def test_the_list_can_be_switched_off_and_says_nothing_behind_an_unnamed_proxy(
         assert knock(bridge, STRANGER).json()["error"]["reason"] == "signature_invalid"
 
 
+def test_a_header_that_comes_twice_is_read_as_one(behind_a_proxy: Bridge) -> None:
+    headers = [("X-Forwarded-For", PAYSTACK), ("X-Forwarded-For", STRANGER)]
+    answer = behind_a_proxy.http.post("/webhooks/paystack", content=b"{}", headers=headers)
+    assert answer.json()["error"]["reason"] == "source_refused"
+
+
 def test_a_provider_without_a_list_is_heard_from_anywhere(behind_a_proxy: Bridge) -> None:
     answer = behind_a_proxy.http.post("/webhooks/sandbox", content=b"{}", headers={"X-Forwarded-For": STRANGER})
     assert answer.json()["error"]["reason"] == "signature_invalid"

@@ -80,12 +80,21 @@ class Life:
         self.learn(self.pay())
         assert self.status == "completed", self.row
 
-    def order_refund(self, amount: int | None = None) -> httpx.Response:
+    def order_refund(self, amount: int | None = None, key: str = "") -> httpx.Response:
         return self.bridge.http.post(
             "/admin/refunds",
             json={"session_id": str(self.session_id), "amount": amount},
-            headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
+            headers={"Authorization": f"Bearer {ADMIN_TOKEN}"} | ({"Idempotency-Key": key} if key else {}),
         )
+
+    @property
+    def refunds_that_count(self) -> int:
+        """Minor units given back, or perhaps given back, as the database knows it."""
+        known = self.bridge.db.sql(
+            "select coalesce(sum(amount), 0)::int as amount from public.payment_refunds"
+            " where session_id = %s and status in ('pending', 'succeeded')", self.session_id,
+        )  # fmt: skip
+        return int(known[0]["amount"])
 
     # what is to be seen
 

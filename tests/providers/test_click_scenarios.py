@@ -17,6 +17,7 @@ from psycopg import sql
 from bridge.rpc import postgres
 from tests.simulators.base import Delivery, Fault
 from tests.simulators.click import FAILED, ClickSimulator, Payment
+from tests.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, Buyer, running_bridge, wait_until
 from tests.support.database import Database
 from tests.support.races import all_at_once, start_and_see_it_wait
@@ -499,3 +500,20 @@ def test_while_click_does_not_answer_nothing_is_concluded(purchase: Purchase) ->
     assert purchase.status == "processing"
     purchase.click.faults.clear()
     assert purchase.buyer.verify(session_id=purchase.session_id).json()["success"]
+
+
+def test_no_consent_while_the_purchase_is_being_paid_elsewhere(
+    db: Database, click: ClickSimulator, stripe: StripeSimulator
+) -> None:
+    db.new_product("click_credits", "credits", {"credits": CREDITS}, UZS=PRICE)
+    with running_bridge(db, click, stripe) as bridge:
+        purchase = Purchase.begin(bridge, click)
+        purchase.buyer.pay(purchase.session_id, provider="stripe")
+        later = stripe.pay_later(bridge.attempt(purchase.session_id)["provider_session_id"])
+        bridge.deliver("stripe", stripe.sign(later[-1]))
+        assert bridge.db.session(purchase.session_id)["status"] == "processing"
+        (given_up,) = click.buyer_pays(purchase.page, purchase.tell)
+        assert click.taken(purchase.page) == 0
+        assert purchase.tell(given_up).json()["error"] == -9
+        assert bridge.db.session(purchase.session_id)["status"] == "processing"
+        assert bridge.db.session(purchase.session_id)["review_reason"] is None

@@ -490,7 +490,7 @@ def test_what_somebody_else_signed_is_refused(hypay: HyPaySimulator, bench: Benc
 def test_hypay_has_the_last_word_on_a_signature(hypay: HyPaySimulator, bench: Bench) -> None:
     attempt, returned = paid(bench, hypay)
     hypay.faults.append(Fault(garbled=True, body=b"CCode=902"))
-    with pytest.raises(SignatureInvalid, match="902") as caught:
+    with pytest.raises(ProviderRefused, match="902") as caught:
         bench.ask_about(attempt, returned=returned)
     assert "PGCHECKOUT_HYPAY_API_PASSWORD" in caught.value.hint
     hypay.faults.append(Fault(garbled=True, body=b"CCode=901"))
@@ -776,6 +776,7 @@ def test_credentials_and_buyers_are_in_no_log_and_no_error(
     hypay: HyPaySimulator, bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
+    caplog.set_level(logging.DEBUG, logger="httpx")  # which the bridge has silenced
     told: list[str] = []
 
     def note(deed: Callable[[], object]) -> None:
@@ -805,7 +806,7 @@ def test_credentials_and_buyers_are_in_no_log_and_no_error(
         note(lambda: away.open_page(attempt_of()))
         note(lambda: away.ask_about(attempt, returned=returned))
         note(lambda: away.refund(paid_attempt(attempt), order(100)))
-    assert "HTTP Request: GET" in caplog.text  # httpx does log, and so does httpcore
+    assert "HTTP Request: GET" in caplog.text  # httpx did log, and so did httpcore
     assert "send_request_headers" in caplog.text
     # the simulated HyPay logs its requests in this process too
     ours = [record for record in caplog.records if not record.name.startswith("uvicorn")]

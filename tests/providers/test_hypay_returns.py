@@ -8,6 +8,7 @@ import re
 import socket
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from urllib.parse import parse_qsl
 
 import httpx
@@ -324,19 +325,61 @@ def test_a_refund_whose_answer_was_lost_counts_until_a_person_knows_better(
 ) -> None:
     come_back(bridge, paid(hypay, attempt))
     hypay.faults.append(Fault(lost=True))
-    answers = [
-        bridge.http.post(
-            "/admin/refunds",
-            json={"session_id": str(attempt["session_id"]), "amount": amount},
-            headers={"Authorization": f"Bearer {ADMIN_TOKEN}"},
-        )
-        for amount in (1000, 1000, 900)
-    ]
-    assert [answer.status_code for answer in answers] == [502, 422, 200]
-    assert answers[0].json()["error"]["reason"] == "refund_in_doubt"
+    answers = [refund(bridge, attempt, amount, key) for amount, key in ((500, "a"), (500, "a"), (500, ""), (900, "b"))]
+    assert [answer.status_code for answer in answers] == [502] * 4
+    assert {answer.json()["error"]["reason"] for answer in answers} == {"refund_in_doubt"}
+    assert hypay.given_back(attempt["checkout_url"]) == 500
+    (known,) = bridge.db.sql("select provider_refund_id, amount, status from public.payment_refunds")
+    assert (known["amount"], known["status"]) == (500, "pending")
+    assert known["provider_refund_id"] in answers[0].json()["error"]["message"]
+    # the operator has looked in the portal
+    bridge.db.as_service().rpc(
+        "refund_checkout_session", p_session_id=attempt["session_id"], p_amount=500,
+        p_provider_refund_id=known["provider_refund_id"],
+    )  # fmt: skip
+    assert refund(bridge, attempt, 900, "b").json()["refundable_amount"] == PRICE - 1400
+    assert hypay.given_back(attempt["checkout_url"]) == 1400
+
+
+def test_a_refund_that_did_not_begin_can_be_ordered_again_under_its_key(
+    bridge: Bridge, hypay: HyPaySimulator, attempt: Row
+) -> None:
+    come_back(bridge, paid(hypay, attempt))
+    hypay.faults.append(Fault(status=429))
+    assert [refund(bridge, attempt, 500, "a").status_code for _ in range(3)] == [502, 200, 200]
+    assert hypay.given_back(attempt["checkout_url"]) == 500
+    assert bridge.db.session(attempt["session_id"])["refunded_amount"] == 500
     refunds = bridge.db.sql("select amount, status from public.payment_refunds order by created_at")
-    assert [(refund["amount"], refund["status"]) for refund in refunds] == [(1000, "pending"), (900, "succeeded")]
-    assert hypay.given_back(attempt["checkout_url"]) == PRICE
+    assert [(known["amount"], known["status"]) for known in refunds] == [(500, "failed"), (500, "succeeded")]
+
+
+def test_two_orders_at_once_that_are_too_much_together_give_back_one(
+    bridge: Bridge, hypay: HyPaySimulator, attempt: Row
+) -> None:
+    come_back(bridge, paid(hypay, attempt))
+    answers = all_at_once([partial(refund, bridge, attempt, 1000, key) for key in ("a", "b")])
+    assert 200 in [answer.status_code for answer in answers] or hypay.given_back(attempt["checkout_url"]) == 0
+    assert hypay.given_back(attempt["checkout_url"]) <= 1000
+    assert bridge.db.session(attempt["session_id"])["refunded_amount"] == hypay.given_back(attempt["checkout_url"])
+    assert bridge.db.sql("select from public.payment_refunds where status = 'pending'") == []
+
+
+def refund(bridge: Bridge, attempt: Row, amount: int, key: str) -> httpx.Response:
+    return bridge.http.post(
+        "/admin/refunds",
+        json={"session_id": str(attempt["session_id"]), "amount": amount},
+        headers={"Authorization": f"Bearer {ADMIN_TOKEN}"} | ({"Idempotency-Key": key} if key else {}),
+    )
+
+
+def test_a_return_that_hypay_will_not_confirm_is_kept(bridge: Bridge, hypay: HyPaySimulator, attempt: Row) -> None:
+    query = paid(hypay, attempt)
+    hypay.faults.append(Fault(garbled=True, body=b"CCode=902"))  # its password was changed, say
+    assert come_back(bridge, query) == (THANKS, "pending")
+    (kept,) = bridge.webhook_events()
+    assert (kept["status"], kept["error"]) == ("dead", "provider_refused")
+    assert come_back(bridge, query) == (THANKS, "completed")
+    assert [event["status"] for event in bridge.webhook_events()] == ["handled"]
 
 
 def test_what_is_nobody_s_leads_to_the_cart(bridge: Bridge) -> None:

@@ -18,7 +18,7 @@ from tests.support.races import all_at_once, start_and_see_it_wait
 WAIT = 30  # seconds until a waiter is given up; nothing here takes long
 ADDRESS = "buyer@example.test"
 WHAT_A_WORKER_GETS = {"id", "session_id", "user_id", "kind", "email", "payload", "tries"}
-PURCHASE = {"product_id": "credits_100", "amount": 500, "currency": "USD"}
+PURCHASE = {"product_id": "credits_100", "product_name": "100 credits", "amount": 500, "currency": "USD"}
 
 
 def outbox(db: Database, kind: str | None = None) -> list[Row]:
@@ -116,7 +116,7 @@ class TestReceipt:
         db.apply(db.open_attempt(db.new_session(user, "pro_month", p_email=ADDRESS, p_currency="NGN")))
         (row,) = claim(db)
         assert {name: row["payload"][name] for name in PURCHASE} == {
-            "product_id": "pro_month", "amount": 1800000, "currency": "NGN",
+            "product_id": "pro_month", "product_name": "Pro, one month", "amount": 1800000, "currency": "NGN",
         }  # fmt: skip
 
     def test_an_invoice_that_could_not_be_numbered_at_once_is_named_as_soon_as_it_is(

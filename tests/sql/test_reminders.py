@@ -204,7 +204,8 @@ class TestWhatItSays:
         session = db.session(session_id)
         assert (row["kind"], row["session_id"], row["user_id"], row["email"]) == ("reminder", session_id, user, ADDRESS)
         assert row["payload"] == {
-            "product_id": "credits_100", "amount": 500, "currency": "USD", "occurrence": "1", "invoice": None,
+            "product_id": "credits_100", "product_name": "100 credits", "amount": 500, "currency": "USD",
+            "occurrence": "1", "invoice": None,
             "checkout_url": f"https://pay.test/{page['provider_session_id']}",
             "expires_at": db.value("select to_jsonb(%s::timestamptz)", session["expires_at"]),
         }  # fmt: skip
