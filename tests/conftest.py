@@ -53,13 +53,20 @@ def server() -> LocalPostgres:
 
 
 @pytest.fixture
-def db(postgresql: psycopg.Connection[Any]) -> Database:
+def db(postgresql: psycopg.Connection[Any]) -> Iterator[Database]:
     """A migrated, seeded database of this test's own."""
     info = postgresql.info
     # a cloned database does not inherit the grants on its template
     postgresql.execute(sql.SQL("grant all on database {} to postgres").format(sql.Identifier(info.dbname)))
     postgresql.commit()
-    return Database(info.host, info.port, info.dbname)
+    database = Database(info.host, info.port, info.dbname)
+    yield database
+    # pytest-postgresql ends the connections that it sees and then drops: one that a pool is just opening would keep the
+    # database, and every test after this one would fail
+    with psycopg.connect(
+        database.url(SUPERUSER).replace(f"/{info.dbname}", "/postgres"), autocommit=True
+    ) as connection:
+        connection.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(info.dbname)))
 
 
 @pytest.fixture(autouse=True)
