@@ -130,13 +130,24 @@ def _providers(settings: Settings) -> Iterator[Finding]:
             names, are = " and ".join(missing), "are" if missing[1:] else "is"
             yield Finding("error", name, f"{names} {are} missing, so {adapter.title} is off.", f"Set {names}.")
         elif not missing:
-            yield from _stripe(settings) if name == "stripe" else [Finding("ok", name, "on")]
+            yield from _stripe(settings) if name == "stripe" else [_switched_on(name, settings)]
     on = enabled_names(settings)
     if not on and not half_set:
         yield Finding("error", "providers", "No payment provider is on.", "Set the secrets of one, Stripe's say.")
     elif on and settings.default_provider not in on:
         remedy = "Turn it on, or set PGCHECKOUT_DEFAULT_PROVIDER to one that is."
         yield Finding("error", "providers", f"The default provider {settings.default_provider} is off.", remedy)
+
+
+def _switched_on(name: str, settings: Settings) -> Finding:
+    """Play money in production pays for real goods: where the settings show the mode, it must fit."""
+    if name == "paystack":
+        return _mode(
+            name, settings, live=not settings.paystack_secret_keys[0].get_secret_value().startswith("sk_test_")
+        )
+    if name == "hypay":  # live terminals start with another digit than 0
+        return _mode(name, settings, live=not str(settings.hypay_terminal).startswith("0"))
+    return Finding("ok", name, "on")
 
 
 def _stripe(settings: Settings) -> Iterator[Finding]:

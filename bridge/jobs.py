@@ -76,7 +76,7 @@ async def send_letters(rpc: Rpc, writer: Writer, post: Post, limit: int = LETTER
     operator, which is in the log)."""
     results: Counter[str] = Counter()
     for letter in await rpc.claim_notifications(limit):
-        error = None
+        error = message = None
         try:
             message = writer.write(letter)
             if message is None:
@@ -86,6 +86,9 @@ async def send_letters(rpc: Rpc, writer: Writer, post: Post, limit: int = LETTER
         except PgcheckoutError as trouble:
             error = trouble.message
             log.warning("letter %d (%s) was not sent: %s", letter.number, letter.kind, error)
+        except Exception as trouble:  # a template of the shop's own, say: it must not keep the others
+            error = type(trouble).__name__
+            log.exception("letter %d (%s) was not sent", letter.number, letter.kind)
         result = "failed" if error else "sent" if message else "nobody"
         LETTERS.labels(letter.kind, result).inc()
         await rpc.finish_notification(letter.number, error)

@@ -141,7 +141,7 @@ class News:
 
     async def _attempt_of(self, outcome: Outcome) -> Attempt:
         """The attempt that an outcome names; both names must be its own."""
-        attempt = await self._rpc.find_checkout_attempt(reference=outcome.reference)
+        attempt = await self._rpc.find_checkout_attempt(reference=outcome.reference, provider=outcome.provider)
         if outcome.provider_session_id not in (None, attempt.provider_session_id):
             raise AttemptNotFound("The page is not the one that was opened for this reference.")
         return attempt

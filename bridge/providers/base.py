@@ -6,6 +6,7 @@ adapter does not define: the methods here then say so.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Collection, Mapping
 from typing import Any, ClassVar, Protocol
 from urllib.parse import parse_qsl
@@ -48,21 +49,21 @@ class Provider(Protocol):
         """IP addresses from which its webhooks come; none when it publishes no list to rely on."""
         return ()
 
+    @abstractmethod
     async def open_page(self, attempt: Attempt) -> Page:
         """Open the payment page of a stored attempt. Asking again for the same attempt must not open a second page,
         where the provider can promise that."""
-        raise NotImplementedError
 
     async def close_page(self, provider_session_id: str) -> bool:
         """Make a page unpayable. False when it is too late: the buyer has paid on it, or is about to."""
         raise NotSupported(f"{self.title} cannot close a page.")
 
+    @abstractmethod
     async def ask(self, attempt: Attempt, source: Source, *, returned: str = "") -> Outcome:
         """Ask for the truth about an attempt, and take its money where that is ours to do.
 
         ``returned`` is the query with which the buyer came back; for some providers the only proof there will be.
         """
-        raise NotImplementedError
 
     async def read_event(self, headers: Mapping[str, str], body: bytes) -> Event:
         """Read a webhook from its raw bytes. Raises SignatureInvalid before anything of it is believed, and

@@ -25,7 +25,7 @@ from tests.support.database import Database
 
 
 def test_every_command_explains_itself() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined]
+    commands = get_command(app).commands  # type: ignore[attr-defined] # of a Group
     assert {"demo", "doctor", "migrate", "refund", "replay", "serve", "verify", "work"} <= set(commands)
     for name, command in commands.items():
         shown = CliRunner().invoke(app, [name, "--help"])

@@ -140,6 +140,14 @@ def test_a_provider_that_is_half_set_names_what_is_missing(db: Database) -> None
     assert (levels(whole), whole["paystack"].level) == ({}, "ok")
 
 
+def test_play_money_in_production_is_a_warning(db: Database) -> None:
+    hypay = {"hypay_terminal": "0010131918", "hypay_api_key": "key", "hypay_api_password": "password"}
+    found = look(database_url=db.url(), paystack_secret_keys="sk_test_x", **hypay)
+    assert levels(found) == {"paystack": "warning", "hypay": "warning"}
+    assert found["hypay"].message == "on, test mode, production"
+    assert levels(look(database_url=db.url(), **hypay | {"hypay_terminal": "4500131918"})) == {}
+
+
 def test_no_provider_at_all_is_an_error(db: Database) -> None:
     assert levels(look(database_url=db.url(), stripe_secret_key=None, stripe_webhook_secrets=None)) == {
         "providers": "error"

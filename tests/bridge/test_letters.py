@@ -125,6 +125,15 @@ class TestSending:
         assert sent(settings) == {"sent": 1}
         assert len(server.letters) == 1
 
+    def test_a_letter_that_cannot_be_written_does_not_keep_the_others(
+        self, db: Database, server: MailServer, tmp_path: Path, bought: uuid.UUID
+    ) -> None:
+        (tmp_path / "refund.txt").write_text("{{ 1 / 0 }}", "utf-8")  # no error of Jinja's
+        db.as_service().rpc("refund_checkout_session", p_session_id=bought, p_provider_refund_id="re", p_amount=125)
+        db.sql("update payments.notifications set due_at = now() - interval '1 h' where kind = 'refund'")
+        assert sent(settings_for(server, db, mail_templates=tmp_path)) == {"failed": 1, "sent": 1}
+        assert {row["kind"]: row["error"] for row in outbox(db)} == {"receipt": None, "refund": "ZeroDivisionError"}
+
     @pytest.mark.usefixtures("bought")
     def test_a_server_that_is_away_costs_no_letter(self, db: Database, server: MailServer) -> None:
         nobody = settings_for(server, db, smtp_url="smtp://127.0.0.1:1")
