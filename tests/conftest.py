@@ -14,7 +14,7 @@ from pytest_postgresql import factories
 
 from bridge.local.postgres import LOOK_ALIKE, SUPERUSER, LocalPostgres
 from bridge.migrations import migrate, seed_file
-from tests.simulators.stripe import StripeSimulator
+from bridge.simulators.stripe import StripeSimulator
 from tests.support import parts
 from tests.support.database import Database, apply_files
 

@@ -12,7 +12,7 @@ import pytest
 from bridge.local.postgres import LocalPostgres
 from bridge.migrations import migrate, seed_file
 from bridge.rpc import postgres
-from tests.simulators.stripe import StripeSimulator
+from bridge.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, Buyer, Desk, SandboxDesk, StripeDesk, running_bridge
 from tests.support.database import Database, apply_files
 

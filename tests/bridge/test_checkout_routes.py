@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import Bridge, Buyer, Desk, StripeDesk, running_bridge, wait_until
 from tests.support.database import Database
 from tests.support.races import all_at_once

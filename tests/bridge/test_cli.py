@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from bridge import __version__
 from bridge.cli import app
 from bridge.local.postgres import LocalPostgres
-from tests.simulators.stripe import StripeSimulator
+from bridge.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, Buyer, wait_until
 from tests.support.command import arguments, environment, run
 from tests.support.database import Database

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulators.click import ClickSimulator
+from bridge.simulators.click import ClickSimulator
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.database import Database
 

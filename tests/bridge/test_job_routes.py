@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.simulators.stripe import StripeSimulator
+from bridge.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.database import Database
 

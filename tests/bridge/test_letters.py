@@ -21,7 +21,7 @@ from bridge.jobs import send_letters
 from bridge.mail import Post, ResumeLinks, Writer
 from bridge.rpc import Letter, connect_rpc
 from bridge.settings import Settings, load_settings
-from tests.simulators.stripe import StripeSimulator
+from bridge.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, query_of, running_bridge
 from tests.support.database import Database, Row
 from tests.support.mail_server import MailServer

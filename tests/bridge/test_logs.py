@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import KEYS, SANDBOX_SECRET, Bridge, running_bridge, wait_until
 from tests.support.database import Database
 

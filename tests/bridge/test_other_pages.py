@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import Bridge, Buyer
 from tests.support.database import Row
 

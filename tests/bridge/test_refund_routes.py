@@ -13,7 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import Bridge, Buyer, running_bridge
 from tests.support.command import run
 from tests.support.database import Database

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.simulators.stripe import StripeSimulator
+from bridge.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, Buyer
 from tests.support.command import run
 from tests.support.database import Row

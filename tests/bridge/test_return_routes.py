@@ -5,7 +5,7 @@ from __future__ import annotations
 import httpx
 import pytest
 
-from tests.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import Bridge, Buyer, StripeDesk, query_of, wait_until
 from tests.support.database import Row
 from tests.support.races import all_at_once

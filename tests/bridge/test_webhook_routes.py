@@ -13,8 +13,8 @@ import pytest
 
 from bridge.local.postgres import LocalPostgres
 from bridge.sandbox.signature import sign
-from tests.simulators.stripe import Fault, StripeSimulator
-from tests.simulators.stripe_world import sign as sign_as_stripe
+from bridge.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe_world import sign as sign_as_stripe
 from tests.support.bridge import (
     SANDBOX_SECRET,
     Bridge,

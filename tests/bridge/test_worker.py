@@ -19,8 +19,8 @@ from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
 from bridge.rpc import Rpc, connect_rpc
 from bridge.settings import Settings
+from bridge.simulators.stripe import Fault, StripeSimulator
 from bridge.worker import Worker
-from tests.simulators.stripe import Fault, StripeSimulator
 from tests.support.bridge import Bridge, Buyer, wait_until
 from tests.support.command import arguments, environment
 

@@ -13,8 +13,8 @@ import httpx
 
 from bridge.providers import Provider
 from bridge.settings import load_settings
+from bridge.simulators.base import Delivery, Json
 from bridge.values import Attempt, Notification, Outcome, Page, Refund, RefundOrder, Source
-from tests.simulators.base import Delivery, Json
 
 __all__ = ["AdapterBench", "new_attempt"]
 

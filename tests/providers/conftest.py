@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import pytest
 from hypothesis import settings
 
+from bridge.simulators.stripe import StripeSimulator
 from tests.providers.stripe_bench import Bench
-from tests.simulators.stripe import StripeSimulator
 
 settings.register_profile("busy_machine", deadline=None)
 settings.load_profile("busy_machine")

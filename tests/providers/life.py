@@ -8,7 +8,7 @@ from typing import Any
 
 import httpx
 
-from tests.simulators.base import Delivery, Simulator
+from bridge.simulators.base import Delivery, Simulator
 from tests.support.bridge import Bridge, Buyer
 from tests.support.database import Row
 

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 from bridge.providers.stripe import Stripe
+from bridge.simulators.stripe_world import Json, StripeWorld, sign
 from bridge.values import Attempt, Named, Notification, Outcome, Page, Source
 from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.stripe_world import Json, StripeWorld, sign
 
 __all__ = ["Bench", "new_attempt"]
 

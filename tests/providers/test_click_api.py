@@ -19,10 +19,8 @@ from hypothesis import strategies as st
 
 from bridge.errors import NotSupported, ProviderError, ProviderRefused, ProviderUnavailable, RefundInDoubt
 from bridge.providers.click import TASHKENT, Click
-from bridge.values import Attempt, Page, Refund, RefundOrder
-from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.base import Delivery, Fault
-from tests.simulators.click import (
+from bridge.simulators.base import Delivery, Fault
+from bridge.simulators.click import (
     BEING_PROCESSED,
     CREATED,
     FAILED,
@@ -32,6 +30,8 @@ from tests.simulators.click import (
     Payment,
     auth_header,
 )
+from bridge.values import Attempt, Page, Refund, RefundOrder
+from tests.providers.bench import AdapterBench, new_attempt
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "click.json").read_text())
 PRICE = 2_500_050

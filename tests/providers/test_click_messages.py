@@ -31,10 +31,10 @@ from bridge.errors import (
     TryAgain,
 )
 from bridge.providers.click import NOTES, Click, sign_message
+from bridge.simulators.base import Delivery, Json
+from bridge.simulators.click import ClickSimulator, sign_form
 from bridge.values import Applied, Attempt, Handled, Named, Notification
 from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.base import Delivery, Json
-from tests.simulators.click import ClickSimulator, sign_form
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "click.json").read_text())
 REFERENCE = "0193a5c0ffee7e57a5c0ffee00000001"

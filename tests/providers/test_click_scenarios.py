@@ -15,9 +15,9 @@ import pytest
 from psycopg import sql
 
 from bridge.rpc import postgres
-from tests.simulators.base import Delivery, Fault
-from tests.simulators.click import FAILED, ClickSimulator, Payment
-from tests.simulators.stripe import StripeSimulator
+from bridge.simulators.base import Delivery, Fault
+from bridge.simulators.click import FAILED, ClickSimulator, Payment
+from bridge.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, Buyer, running_bridge, wait_until
 from tests.support.database import Database
 from tests.support.races import all_at_once, start_and_see_it_wait

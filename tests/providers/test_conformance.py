@@ -19,14 +19,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bridge.providers import ADAPTERS
+from bridge.simulators.base import Fault, Simulator
+from bridge.simulators.click import ClickSimulator
+from bridge.simulators.hypay import HyPaySimulator
+from bridge.simulators.paypal import PayPalSimulator
+from bridge.simulators.paystack import PaystackSimulator
+from bridge.simulators.stripe import StripeSimulator
 from tests.providers.bench import AdapterBench, new_attempt
 from tests.providers.life import ADMIN_TOKEN, CREDITS, PRICE, Life, can
-from tests.simulators.base import Fault, Simulator
-from tests.simulators.click import ClickSimulator
-from tests.simulators.hypay import HyPaySimulator
-from tests.simulators.paypal import PayPalSimulator
-from tests.simulators.paystack import PaystackSimulator
-from tests.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.database import Database
 

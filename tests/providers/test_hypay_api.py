@@ -27,9 +27,9 @@ from bridge.errors import (
     SignatureInvalid,
 )
 from bridge.providers.hypay import HyPay, request_signature
+from bridge.simulators.hypay import Fault, HyPaySimulator, encoded, sign_return
 from bridge.values import Attempt, Named, Refund, RefundOrder
 from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.hypay import Fault, HyPaySimulator, encoded, sign_return
 
 Bench = AdapterBench[HyPay]
 BUSY = {

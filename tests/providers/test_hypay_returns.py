@@ -14,8 +14,8 @@ from urllib.parse import parse_qsl
 import httpx
 import pytest
 
+from bridge.simulators.hypay import Fault, HyPaySimulator, Transaction, encoded
 from tests.providers.life import ADMIN_TOKEN
-from tests.simulators.hypay import Fault, HyPaySimulator, Transaction, encoded
 from tests.support.bridge import Bridge, Buyer, query_of, running_bridge
 from tests.support.database import Database, Row
 from tests.support.races import all_at_once

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from bridge.errors import InvalidRequest, SignatureInvalid
 from bridge.providers.hypay import HyPay, request_signature, verify_return
 from bridge.settings import load_settings
-from tests.simulators.hypay import SIGNED, encoded, sign_return
+from bridge.simulators.hypay import SIGNED, encoded, sign_return
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "hypay.json").read_text())
 KEY = "0123456789abcdef0123456789abcdef01234567"

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import ProviderRefused
 from bridge.providers.paypal import PayPal, from_paypal_amount, to_paypal_amount
-from tests.simulators.paypal import CURRENCIES, check_money
+from bridge.simulators.paypal import CURRENCIES, check_money
 
 amounts = st.integers(1, 10**15 - 1)
 

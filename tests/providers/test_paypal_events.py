@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from bridge.errors import InvalidRequest, ProviderError, ProviderRefused, ProviderUnavailable
 from bridge.providers.paypal import PayPal
+from bridge.simulators.base import Delivery, Fault, Json
+from bridge.simulators.paypal import PayPalSimulator
 from bridge.values import Attempt, Event, Named, Notification, Outcome, Refund, RefundStatus
 from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.base import Delivery, Fault, Json
-from tests.simulators.paypal import PayPalSimulator
 
 Bench = AdapterBench[PayPal]
 

@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 
 from bridge.errors import NotSupported, ProviderError, ProviderRefused, ProviderUnavailable
 from bridge.providers.paypal import PayPal
+from bridge.simulators.base import Fault, Json
+from bridge.simulators.paypal import PayPalSimulator
 from bridge.values import Attempt, Outcome, Page, Refund, RefundOrder
 from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.base import Fault, Json
-from tests.simulators.paypal import PayPalSimulator
 
 Bench = AdapterBench[PayPal]
 Deed = Callable[[Bench, Attempt], object]

@@ -27,10 +27,10 @@ from hypothesis import strategies as st
 from bridge.errors import InvalidRequest, ProviderUnavailable, SignatureInvalid
 from bridge.providers.paypal import PayPal
 from bridge.providers.paypal_signature import signed_message
+from bridge.simulators.base import Delivery, Fault
+from bridge.simulators.paypal import SIGNER, PayPalSimulator, new_identity
 from bridge.values import Event
 from tests.providers.bench import AdapterBench
-from tests.simulators.base import Delivery, Fault
-from tests.simulators.paypal import SIGNER, PayPalSimulator, new_identity
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "paypal.json").read_text())
 BODY = b'{"id": "WH-1", "event_type": "CATALOG.PRODUCT.CREATED", "resource": {}}'

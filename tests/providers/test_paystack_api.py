@@ -17,10 +17,10 @@ from hypothesis import strategies as st
 
 from bridge.errors import NotSupported, ProviderError, ProviderRefused, ProviderUnavailable, WrongMode
 from bridge.providers.paystack import Paystack
+from bridge.simulators.base import CannotDo, Delivery, Fault, Json
+from bridge.simulators.paystack import PaystackSimulator
 from bridge.values import Attempt, Named, Page
 from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.base import CannotDo, Delivery, Fault, Json
-from tests.simulators.paystack import PaystackSimulator
 
 Bench = AdapterBench[Paystack]
 

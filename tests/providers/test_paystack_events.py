@@ -14,10 +14,10 @@ from hypothesis import strategies as st
 
 from bridge.errors import InvalidRequest, ProviderError, SignatureInvalid, WrongMode
 from bridge.providers.paystack import Paystack
+from bridge.simulators.base import Delivery, Json
+from bridge.simulators.paystack import PaystackSimulator, sign
 from bridge.values import Attempt, Event, Named, Notification
 from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.base import Delivery, Json
-from tests.simulators.paystack import PaystackSimulator, sign
 
 Bench = AdapterBench[Paystack]
 REFERENCE = "0123456789abcdef0123456789abcdef"

@@ -12,10 +12,10 @@ import pytest
 
 from bridge.errors import ProviderRefused, ProviderUnavailable
 from bridge.providers.paystack import Paystack
+from bridge.simulators.base import Delivery, Fault, Json
+from bridge.simulators.paystack import PaystackSimulator
 from bridge.values import Attempt, Refund, RefundOrder
 from tests.providers.bench import AdapterBench, new_attempt
-from tests.simulators.base import Delivery, Fault, Json
-from tests.simulators.paystack import PaystackSimulator
 
 Bench = AdapterBench[Paystack]
 NOT_FOUND = Fault(status=404, body=b'{"status": false, "message": "Dispute not found", "code": "not_found"}')

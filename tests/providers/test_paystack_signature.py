@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import ProviderRefused, SignatureInvalid
 from bridge.providers.paystack import Paystack, from_paystack_amount, to_paystack_amount, verify_signature
-from tests.simulators.paystack import sign
+from bridge.simulators.paystack import sign
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "paystack.json").read_text())
 KEY, OLD_KEY = "sk_test_new", "sk_test_old"

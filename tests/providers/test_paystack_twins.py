@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
+from bridge.simulators.base import Delivery
+from bridge.simulators.paystack import PaystackSimulator, sign
 from tests.providers.life import CREDITS, PRICE, Life
-from tests.simulators.base import Delivery
-from tests.simulators.paystack import PaystackSimulator, sign
 from tests.support.bridge import running_bridge
 from tests.support.database import Database
 

@@ -12,10 +12,10 @@ import stamina
 
 from bridge.errors import ProviderError, ProviderRefused, ProviderUnavailable
 from bridge.providers.stripe import REFERENCE
+from bridge.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe_world import API_VERSION
 from bridge.values import Refund
 from tests.providers.stripe_bench import Bench, new_attempt
-from tests.simulators.stripe import Fault, StripeSimulator
-from tests.simulators.stripe_world import API_VERSION
 
 Deed = Callable[[Bench, str], object]
 EVERY_CALL: dict[str, Deed] = {

@@ -16,10 +16,10 @@ from psycopg.types.json import Jsonb
 
 from bridge.errors import InvalidRequest, ProviderError, ProviderUnavailable, SignatureInvalid, WrongMode
 from bridge.providers.stripe import REFERENCE
+from bridge.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe_world import Json, sign
 from bridge.values import Notification, Refund, RefundStatus
 from tests.providers.stripe_bench import Bench, new_attempt
-from tests.simulators.stripe import Fault, StripeSimulator
-from tests.simulators.stripe_world import Json, sign
 from tests.support.database import Database
 
 IGNORED, REFUNDS, DISPUTE = "ignored", "refunds", "dispute"

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bridge.errors import SignatureInvalid
 from bridge.providers.stripe import verify_signature
-from tests.simulators.stripe_world import sign
+from bridge.simulators.stripe_world import sign
 
 VECTORS = json.loads((Path(__file__).parent / "vectors" / "stripe.json").read_text())
 NOW = 1_795_000_000

@@ -11,8 +11,8 @@ import httpx
 import pytest
 import stripe as official
 
-from tests.simulators.stripe import Fault, StripeSimulator
-from tests.simulators.stripe_world import API_VERSION
+from bridge.simulators.stripe import Fault, StripeSimulator
+from bridge.simulators.stripe_world import API_VERSION
 
 FORM = {
     "mode": "payment",

@@ -18,8 +18,8 @@ from bridge.local.postgres import SUPERUSER, LocalPostgres
 from bridge.local.serving import listening, serving
 from bridge.sandbox.signature import sign
 from bridge.settings import Settings, load_settings
-from tests.simulators.base import Simulator
-from tests.simulators.stripe import StripeSimulator
+from bridge.simulators.base import Simulator
+from bridge.simulators.stripe import StripeSimulator
 from tests.support.database import Database, Row
 from tests.support.postgrest import Keys
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from decimal import Decimal
 from urllib.parse import quote, unquote_to_bytes, urlsplit
 
-from tests.simulators.base import Answer, CannotDo, Delivery, Fault, Json, Received, Simulator, Tell
+from bridge.simulators.base import Answer, CannotDo, Delivery, Fault, Json, Received, Simulator, Tell
 
 __all__ = ["Fault", "HyPaySimulator", "Transaction", "encoded", "sign_return"]
 

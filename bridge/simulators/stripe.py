@@ -15,8 +15,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from tests.simulators.base import Answer, Delivery, Fault, Json, Received, Simulator, Tell
-from tests.simulators.stripe_world import API_VERSION, StripeWorld, sign
+from bridge.simulators.base import Answer, Delivery, Fault, Json, Received, Simulator, Tell
+from bridge.simulators.stripe_world import API_VERSION, StripeWorld, sign
 
 __all__ = ["Fault", "Received", "StripeSimulator"]
 

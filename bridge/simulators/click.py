@@ -20,7 +20,7 @@ from urllib.parse import parse_qsl, urlencode, urlsplit
 
 import httpx
 
-from tests.simulators.base import Answer, CannotDo, Delivery, Fault, Json, Received, Simulator, Tell
+from bridge.simulators.base import Answer, CannotDo, Delivery, Fault, Json, Received, Simulator, Tell
 
 __all__ = ["ClickSimulator", "Payment", "Scenario", "auth_header", "sign_form", "soums"]
 

@@ -32,7 +32,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from bridge.money import exponent
-from tests.simulators.base import Answer, Delivery, Fault, Json, Received, Simulator, Tell
+from bridge.simulators.base import Answer, Delivery, Fault, Json, Received, Simulator, Tell
 
 __all__ = ["Identity", "PayPalSimulator", "new_identity"]
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from tests.simulators.base import Answer, Delivery, Fault, Json, Received, Simulator, Tell
+from bridge.simulators.base import Answer, Delivery, Fault, Json, Received, Simulator, Tell
 
 __all__ = ["PaystackSimulator", "sign"]
 
