@@ -25,6 +25,9 @@ begin
         p_now, p_now
     )
     on conflict do nothing;
+    if found then
+        perform payments.wake_workers('notify');
+    end if;
 end;
 $$;
 

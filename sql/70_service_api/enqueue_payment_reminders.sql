@@ -39,6 +39,9 @@ begin
     )
 
     select count(*) into v_count from queued;
+    if v_count > 0 then
+        perform payments.wake_workers('notify');
+    end if;
     return v_count;
 end;
 $$;
