@@ -211,11 +211,27 @@ def _database(url: str, role: str) -> Iterator[Finding]:
             yield Finding("error", "pooler", "A role set on a pooled connection leaks to its other users.", remedy)
         with psycopg.connect(url, autocommit=True, connect_timeout=5) as connection:
             yield from _server(connection)
+            if not role:
+                yield from _login(connection)
     except SetupError as error:
         yield Finding("error", "postgres", error.message, error.hint)
     except psycopg.OperationalError as error:
         why = f"cannot be reached: {str(error).splitlines()[0]}"
         yield Finding("error", "postgres", why, "Check PGCHECKOUT_DATABASE_URL.")
+
+
+def _login(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
+    """Behind a pooler, the role that logs in must bring what the bridge sets by itself elsewhere."""
+    found = connection.execute(
+        "select current_setting('default_transaction_isolation'),"
+        " '0' in (current_setting('statement_timeout'), current_setting('lock_timeout'))"
+    ).fetchone()
+    isolation, unlimited = found or ("unknown", True)
+    remedy = "Give the role that logs in its settings, as docs/runbook.md says (Behind a pooler)."
+    if isolation != "read committed":
+        yield Finding("error", "isolation", f"Calls would run under {isolation}.", remedy)
+    if unlimited:
+        yield Finding("warning", "time limits", "The role has no statement_timeout, or no lock_timeout.", remedy)
 
 
 def _server(connection: psycopg.Connection[Any]) -> Iterator[Finding]:

@@ -7,14 +7,16 @@ their Python shapes.
 from __future__ import annotations
 
 from bridge.errors import SetupError
-from bridge.rpc.functions import AttemptName, Claim, Due, Failure, Letter, Rpc
+from bridge.rpc.functions import Alert, AttemptName, Change, Claim, Due, Failure, Letter, Rpc
 from bridge.rpc.postgres import PostgresTransport
 from bridge.rpc.supabase import SupabaseTransport
 from bridge.rpc.transport import Transport
 from bridge.settings import Settings
 
 __all__ = [
+    "Alert",
     "AttemptName",
+    "Change",
     "Claim",
     "Due",
     "Failure",

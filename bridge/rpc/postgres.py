@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import select
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 from typing import Any
 
 import psycopg
@@ -12,8 +12,8 @@ from psycopg import sql
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from bridge.errors import PgcheckoutError, SetupError
-from bridge.rpc.transport import away, from_sqlstate, is_set, not_storable
+from bridge.errors import NotSupported, PgcheckoutError, SetupError
+from bridge.rpc.transport import away, from_sqlstate, is_set, not_storable, until_it_commits
 from bridge.settings import Settings
 
 __all__ = ["PostgresTransport"]
@@ -24,8 +24,11 @@ _PATIENCE_SECONDS = 5.0  # with a database that does not answer
 class PostgresTransport:
     """psycopg over a pool of direct connections: one round trip per call, statements prepared."""
 
-    def __init__(self, pool: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]]) -> None:
+    def __init__(
+        self, pool: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]], session_url: str | None = None
+    ) -> None:
         self._pool = pool
+        self._session_url = session_url
         self._queries: dict[tuple[str, ...], sql.Composed] = {}
 
     @classmethod
@@ -39,6 +42,8 @@ class PostgresTransport:
             # the limits that PostgREST's role has on Supabase: a lock held elsewhere may not use up the pool
             await connection.execute("set statement_timeout = '8s'")
             await connection.execute("set lock_timeout = '5s'")
+            # what they see behind a lock must be what its last holder left, whatever the database's default
+            await connection.execute("set default_transaction_isolation = 'read committed'")
             await connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
 
         pool: AsyncConnectionPool[psycopg.AsyncConnection[tuple[Any, ...]]] = AsyncConnectionPool(
@@ -53,19 +58,36 @@ class PostgresTransport:
             kwargs={
                 "autocommit": True,
                 "prepare_threshold": 0 if settings.database_prepared else None,
-                "application_name": "pgcheckout",
+                "fallback_application_name": "pgcheckout",
                 "connect_timeout": 5,
                 "tcp_user_timeout": 10_000,
             },
         )
         await pool.open()
-        return cls(pool)
+        # without a role there is a pooler in between, which lends sessions for one transaction only
+        return cls(pool, settings.database_url.get_secret_value() if role else None)
 
     async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
+        return await until_it_commits(lambda: self._call(function, arguments))
+
+    def listen(self) -> AsyncGenerator[str, None]:
+        if self._session_url is None:
+            raise NotSupported("Behind a pooler in transaction mode nobody can listen.")
+        return _heard(self._session_url)
+
+    async def close(self) -> None:
+        await self._pool.close()
+
+    async def _call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         try:
             values = [_parameter(value) for value in arguments.values()]
             async with self._connection() as connection:
-                cursor = await connection.execute(self._query(function, tuple(arguments)), values)
+                try:
+                    cursor = await connection.execute(self._query(function, tuple(arguments)), values)
+                except psycopg.errors.ReadOnlySqlTransaction:
+                    # that it may not write was settled when it was opened: a new one may lead to a primary again
+                    await connection.close()
+                    raise
                 rows = [row[0] for row in await cursor.fetchall()]
                 if is_set(function):
                     return rows
@@ -74,9 +96,6 @@ class PostgresTransport:
             raise _from_postgres(error) from None
         except (UnicodeEncodeError, RecursionError):
             raise not_storable() from None
-
-    async def close(self) -> None:
-        await self._pool.close()
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[psycopg.AsyncConnection[tuple[Any, ...]]]:
@@ -100,6 +119,21 @@ class PostgresTransport:
             form = "select to_jsonb(r) from public.{}({}) as r" if is_set(function) else "select public.{}({})"
             self._queries[key] = sql.SQL(form).format(sql.Identifier(function), named)
         return self._queries[key]
+
+
+async def _heard(url: str) -> AsyncGenerator[str, None]:
+    try:
+        async with await psycopg.AsyncConnection.connect(
+            url, autocommit=True, application_name="pgcheckout listen", connect_timeout=5,
+            # nothing is ever sent, so only these notice a peer that is gone
+            keepalives_idle=30, keepalives_interval=10, keepalives_count=3,
+        ) as connection:  # fmt: skip
+            await connection.execute("listen pgcheckout_work")
+            yield ""
+            async for notice in connection.notifies():
+                yield notice.payload
+    except psycopg.Error as error:
+        raise _from_postgres(error) from None
 
 
 def _has_said_goodbye(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> bool:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import AsyncGenerator, Mapping
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 import httpx
 
-from bridge.errors import PgcheckoutError, SetupError
-from bridge.rpc.transport import away, from_sqlstate, is_set, not_storable
+from bridge.errors import NotSupported, PgcheckoutError, SetupError
+from bridge.rpc.transport import away, from_sqlstate, is_set, not_storable, until_it_commits
 from bridge.settings import Settings
 
 if TYPE_CHECKING:  # importing supabase costs a quarter of a second and 20 MB: only its own path pays
@@ -39,6 +39,15 @@ class SupabaseTransport:
         return cls(await acreate_client(str(settings.supabase_url).rstrip("/"), key, options=options))
 
     async def call(self, function: str, arguments: Mapping[str, Any]) -> Any:
+        return await until_it_commits(lambda: self._call(function, arguments))
+
+    def listen(self) -> AsyncGenerator[str, None]:
+        raise NotSupported("Over HTTP nobody can listen.")
+
+    async def close(self) -> None:
+        await self._client.postgrest.aclose()
+
+    async def _call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         from postgrest.exceptions import APIError  # noqa: PLC0415 # see TYPE_CHECKING above
 
         body = {name: _plain(value) for name, value in arguments.items()}
@@ -54,9 +63,6 @@ class SupabaseTransport:
             raise away(type(error).__name__) from None
         # PostgREST answers 204 to void functions, which supabase-py shows as an empty list
         return None if answer.data == [] and not is_set(function) else answer.data
-
-    async def close(self) -> None:
-        await self._client.postgrest.aclose()
 
 
 def _plain(value: Any) -> Any:

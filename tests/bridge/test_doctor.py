@@ -196,6 +196,16 @@ def test_every_grant_that_the_migrations_did_not_make_is_an_error(db: Database, 
     assert levels(look(database_url=db.url()))["grants"] == "error"
 
 
+def test_a_login_of_its_own_must_bring_its_limits_and_its_isolation(db: Database) -> None:
+    assert levels(look(database_url=db.url(), database_role="")) == {"time limits": "warning"}
+    with psycopg.connect(db.url(SUPERUSER), autocommit=True) as admin:
+        admin.execute(f"alter database {db.name} set default_transaction_isolation = 'repeatable read'")
+        admin.execute(f"alter database {db.name} set statement_timeout = '8s'")
+        admin.execute(f"alter database {db.name} set lock_timeout = '5s'")
+    assert levels(look(database_url=db.url(), database_role="")) == {"isolation": "error"}
+    assert levels(look(database_url=db.url())) == {}
+
+
 def test_a_role_behind_a_transaction_pooler_is_an_error() -> None:
     pooled = "postgresql://postgres@127.0.0.1:6543/postgres"
     assert levels(look(database_url=pooled))["pooler"] == "error"

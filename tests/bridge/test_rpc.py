@@ -13,6 +13,8 @@ from typing import Any, TypeVar
 import httpx
 import psycopg
 import pytest
+import stamina
+from psycopg.types.json import Jsonb
 
 from bridge.errors import (
     AttemptAttached,
@@ -43,8 +45,10 @@ from bridge.rpc import PostgresTransport, Rpc, SupabaseTransport, connect_rpc
 from bridge.settings import load_settings
 from bridge.values import Applied, Attempt, Event, Outcome, Page, Refund
 from tests.support import parts
+from tests.support.bridge import wait_until
 from tests.support.database import Database, Row
 from tests.support.postgrest import SECRET, AsyncGateway, Keys, postgrest
+from tests.support.races import start_and_see_it_wait
 
 T = TypeVar("T")
 KEYS = Keys()
@@ -149,14 +153,34 @@ def event(name: str = "evt_1", **payload: Any) -> Event:
     return Event(id=name, type="checkout.session.completed", payload=payload)
 
 
-def fail_with(db: Database, sqlstate: str) -> None:
-    """Make find_checkout_attempt raise this."""
+def find_does(db: Database, body: str) -> None:
+    """Make find_checkout_attempt do this instead."""
     db.sql(
         "create or replace function public.find_checkout_attempt(p_session_id uuid default null,"
         " p_reference text default null, p_provider text default null, p_provider_session_id text default null,"
-        " p_user_id uuid default null) returns jsonb language plpgsql as $$ begin raise exception 'No.'"
-        f" using errcode = '{sqlstate}', detail = 'teapot', hint = 'Tea?'; end $$"
+        f" p_user_id uuid default null) returns jsonb language plpgsql security definer as $$ begin {body}; end $$"
     )
+
+
+def fail_with(db: Database, sqlstate: str) -> None:
+    """Make find_checkout_attempt raise this."""
+    find_does(db, f"raise exception 'No.' using errcode = '{sqlstate}', detail = 'teapot', hint = 'Tea?'")
+
+
+def by_default(db: Database, isolation: str) -> None:
+    """Give the database's connections this isolation, from the next one on."""
+    with psycopg.connect(db.url(SUPERUSER), autocommit=True) as admin:
+        admin.execute(f"alter database {db.name} set default_transaction_isolation = '{isolation}'")
+
+
+def cut_all(db: Database) -> int:
+    """Cut the connections of the bridge and of PostgREST; how many."""
+    with psycopg.connect(db.url(SUPERUSER), autocommit=True) as admin:
+        return admin.execute(
+            "select pg_terminate_backend(pid, 1000) from pg_stat_activity"
+            " where datname = current_database() and pid <> pg_backend_pid()"
+            " and (application_name = 'pgcheckout' or application_name ilike 'postgrest%%')"
+        ).rowcount
 
 
 class TestBothWays:
@@ -327,18 +351,99 @@ class TestBothWays:
     def test_a_connection_that_was_cut_between_calls_is_replaced(self, rpc: Line, db: Database) -> None:
         rpc.check()
         for _ in range(2):
-            with psycopg.connect(db.url(SUPERUSER), autocommit=True) as admin:
-                cut = admin.execute(
-                    "select pg_terminate_backend(pid, 1000) from pg_stat_activity"
-                    " where datname = current_database() and pid <> pg_backend_pid()"
-                    " and (application_name = 'pgcheckout' or application_name ilike 'postgrest%%')"
-                ).fetchall()
-            assert cut
+            assert cut_all(db)
             rpc.check()
 
     def test_many_calls_at_once_are_answered(self, rpc: Line) -> None:
         look = ("get_latest_checkout_session", {"p_user_id": uuid.UUID(int=0)})
         assert rpc.together(*[look] * 40) == [[]] * 40
+
+
+class TestCollisions:
+    """Another transaction stands in the way, and Postgres undoes the call."""
+
+    @pytest.fixture
+    def waits(self) -> Iterator[None]:
+        """Tries as many times, and waits as long between them, as in production."""
+        with stamina.set_testing(False):
+            yield
+
+    @staticmethod
+    def count_tries(db: Database, raising: str) -> Callable[[], int]:
+        """Make find_checkout_attempt do this; how often it has been called."""
+        db.sql("create sequence public.tries")
+        find_does(db, f"perform nextval('public.tries'); {raising}; return null")
+        return lambda: int(db.value("select case when is_called then last_value else 0 end from public.tries"))
+
+    @pytest.mark.usefixtures("waits")
+    def test_the_victim_of_a_deadlock_tries_again(self, rpc: Line, db: Database) -> None:
+        user_id = db.new_user()
+        attempt = rpc.open_checkout_attempt(db.new_session(user_id))
+        db.sql("insert into public.payment_credit_balances values (%s, 0, now())", user_id)
+        with psycopg.connect(db.url(SUPERUSER)) as other:
+            other.execute("set deadlock_timeout = '1min'")  # it is not the one that gives way
+            other.execute("select from public.payment_credit_balances where user_id = %s for update", [user_id])
+            paying = start_and_see_it_wait(db, lambda: rpc.apply_payment_outcome(paid(attempt), event()))
+            # the payment holds the session and waits for the balance
+            other.execute(
+                "select from public.payment_checkout_sessions where id = %s for update", [str(attempt.session_id)]
+            )
+        assert paying.result(30).status == "completed"
+        assert (db.entries(user_id), db.state(attempt.session_id)) == ([100], ("completed", "fulfilled", None))
+        look = "select deadlocks from pg_stat_database where datname = current_database()"
+        wait_until(lambda: db.value(look))
+
+    @pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+    def test_a_snapshot_that_is_too_old_is_taken_again(self, db: Database, lines: Opener, isolation: str) -> None:
+        by_default(db, isolation)
+        line = lines(direct(db.url(), database_role=""))  # as it comes out of a pooler
+        user_id = db.new_user()
+        attempt = line.open_checkout_attempt(db.new_session(user_id))
+        with db.as_service().request() as first:
+            first.execute("select public.apply_payment_outcome(%s)", [Jsonb(paid(attempt).to_json())])
+            second = start_and_see_it_wait(db, lambda: line.apply_payment_outcome(paid(attempt, source="return")))
+        assert second.result(30).already_completed
+        assert db.entries(user_id) == [100]
+
+    @pytest.fixture
+    def repeatable_read(self, db: Database) -> None:
+        by_default(db, "repeatable read")
+
+    @pytest.mark.usefixtures("repeatable_read")  # before anybody connects
+    def test_calls_do_not_depend_on_the_isolation_that_a_database_has_by_default(self, rpc: Line, db: Database) -> None:
+        find_does(db, "return to_jsonb(current_setting('transaction_isolation'))")
+        assert rpc.call("find_checkout_attempt", p_reference="x") == "read committed"
+
+    @pytest.mark.usefixtures("waits")
+    @pytest.mark.parametrize("sqlstate", ["40001", "40P01"])
+    def test_a_collision_without_end_is_given_up(self, db: Database, lines: Opener, sqlstate: str) -> None:
+        tries = self.count_tries(db, f"raise exception 'No.' using errcode = '{sqlstate}'")
+        with pytest.raises(DatabaseUnavailable, match=sqlstate):
+            lines(direct(db.url())).find_checkout_attempt(reference="x")
+        assert tries() == 5
+
+    @pytest.mark.usefixtures("waits")
+    def test_a_call_that_the_database_wants_again_is_made_again(self, rpc: Line, db: Database) -> None:
+        tries = self.count_tries(
+            db,
+            "if (select last_value from public.tries) < 3 then"
+            " raise exception 'No.' using errcode = 'PT503', detail = 'try_again', hint = 'Again.'; end if",
+        )
+        assert rpc.call("find_checkout_attempt", p_reference="x") is None
+        assert tries() == 3
+
+    @pytest.mark.parametrize("sqlstate", ["08006", "40003", "55P03", "57014", "57P01"])
+    def test_nothing_else_is_tried_again(self, rpc: Line, db: Database, sqlstate: str) -> None:
+        tries = self.count_tries(db, f"raise exception 'No.' using errcode = '{sqlstate}'")
+        with pytest.raises(DatabaseUnavailable):
+            rpc.find_checkout_attempt(reference="x")
+        assert tries() == 1
+
+    def test_a_call_whose_connection_was_cut_is_not_repeated(self, db: Database, lines: Opener) -> None:
+        tries = self.count_tries(db, "perform pg_terminate_backend(pg_backend_pid())")
+        with pytest.raises(DatabaseUnavailable):
+            lines(direct(db.url())).find_checkout_attempt(reference="x")
+        assert tries() == 1
 
 
 class TestDirectConnections:

@@ -1,4 +1,5 @@
-"""Optional real parts that some tests run against: PostgREST, the Supabase CLI, Chromium, plpgsql_check, pg_cron.
+"""Optional real parts that some tests run against: PostgREST, the Supabase CLI, Chromium, PgBouncer, plpgsql_check,
+pg_cron.
 
 ``make parts`` installs them. A test says what it needs with ``@pytest.mark.needs("postgrest")``: where the part is
 missing the test is skipped, unless the environment variable REQUIRED_PARTS names the part; then it fails.
@@ -85,6 +86,10 @@ def _chromium(_: LocalPostgres) -> Path | None:
     return _program("chromium") or _program("google-chrome")
 
 
+def _pgbouncer(_: LocalPostgres) -> Path | None:
+    return _program("pgbouncer", Path("/usr/sbin/pgbouncer"))  # where an ordinary user's PATH does not lead
+
+
 def _extension(name: str, server: LocalPostgres) -> Path | None:
     control = Path(f"/usr/share/postgresql/{server.major}/extension/{name}.control")
     return control if _is_debian(server) and control.exists() else None
@@ -94,5 +99,6 @@ _FINDERS: dict[str, Callable[[LocalPostgres], Path | None]] = {
     "postgrest": _postgrest,
     "supabase_cli": _supabase_cli,
     "chromium": _chromium,
+    "pgbouncer": _pgbouncer,
     **{name: functools.partial(_extension, name) for name in _EXTENSIONS},
 }
