@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any, Unpack
 from uuid import UUID
 
+from bridge.alerts import note
 from bridge.auth import User
 from bridge.errors import (
     AttemptAttached,
@@ -22,7 +24,9 @@ from bridge.errors import (
     SessionExpired,
     SessionNotFound,
     SessionNotPending,
+    SignatureInvalid,
 )
+from bridge.metrics import VERIFICATIONS
 from bridge.providers import Provider
 from bridge.rpc import AttemptName, Rpc
 from bridge.values import (
@@ -180,7 +184,7 @@ class Checkout:
         return applied
 
     async def _truth(self, attempt: Attempt, source: Source, returned: str = "") -> Outcome:
-        outcome = await self.provider(attempt.provider).ask(attempt, source, returned=returned)
+        outcome = await _asked(self.provider(attempt.provider), attempt, source, returned)
         # both names must lead to the same session, or the database refuses
         return replace(outcome, session_id=attempt.session_id)
 
@@ -257,6 +261,24 @@ class Checkout:
             # what is wrong with another page is no answer about this one
             log.warning("page %r could not be asked about: %s", page["provider_session_id"], error.reason)
             return None
+
+
+async def _asked(provider: Provider, attempt: Attempt, source: Source, returned: str) -> Outcome:
+    began, result = time.perf_counter(), "interrupted"
+    try:
+        outcome = await provider.ask(attempt, source, returned=returned)
+    except PgcheckoutError as error:
+        result = error.reason
+        if isinstance(error, ProviderError):
+            note("failed_verifications", provider.name)
+        elif isinstance(error, SignatureInvalid):  # of a return that is proof
+            note("signature_failures", provider.name)
+        raise
+    else:
+        result = outcome.status or "none"
+        return outcome
+    finally:
+        VERIFICATIONS.labels(provider.name, result).observe(time.perf_counter() - began)
 
 
 def _opened(attempt: Attempt, url: str | None, expires_at: datetime | None = None) -> Opened:

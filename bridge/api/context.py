@@ -8,6 +8,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Request, Security
 from fastapi.security import HTTPBearer
 
+from bridge.api.health import Figures
 from bridge.auth import Tokens, User
 from bridge.checkout import Checkout
 from bridge.jobs import Jobs
@@ -32,6 +33,7 @@ class Context:
     jobs: Jobs
     links: ResumeLinks
     tokens: Tokens
+    figures: Figures
 
 
 def _context(request: Request) -> Context:

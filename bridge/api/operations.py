@@ -2,23 +2,39 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+import hmac
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Header, Response, Security
+from fastapi.security import HTTPBearer
+from prometheus_client import CONTENT_TYPE_LATEST
 from pydantic import BaseModel
 
 from bridge.api.context import FromContext
 from bridge.api.errors import ErrorBody
-from bridge.metrics import REGISTRY
+from bridge.api.health import stale_workers
+from bridge.errors import NotSignedIn, NotSupported
+from bridge.metrics import exposition
 
 __all__ = ["router"]
 
 router = APIRouter(tags=["operations"])
+
+# for the OpenAPI description only: the header is read below, to answer in our words
+_BEARER = HTTPBearer(auto_error=False, scheme_name="MetricsToken", description="PGCHECKOUT_METRICS_TOKEN")
 
 
 class Health(BaseModel):
     """``ok``, or an error answer."""
 
     status: str = "ok"
+
+
+class Readiness(Health):
+    """``workers``: seconds since each was last seen, null when that is not known; ``stale``: those gone silent."""
+
+    workers: dict[str, int] | None
+    stale: list[str]
 
 
 @router.head("/healthz", include_in_schema=False)
@@ -30,13 +46,35 @@ async def healthz() -> Health:
 
 @router.head("/readyz", include_in_schema=False)
 @router.get("/readyz", responses={status: {"model": ErrorBody} for status in (500, 503)})
-async def readyz(context: FromContext) -> Health:
-    """The database answers, is migrated and lets the bridge in."""
+async def readyz(context: FromContext) -> Readiness:
+    """The database answers, is migrated, lets the bridge in and can be written. Silent workers do not change that:
+    webhooks and buyers need this bridge all the more."""
     await context.rpc.check()
-    return Health()
+    health = await context.figures.read()
+    workers = health["heartbeats"] if health else None
+    return Readiness(workers=workers, stale=stale_workers(workers or {}))
 
 
-@router.get("/metrics", response_class=Response)
-async def metrics() -> Response:
-    """Prometheus text format."""
-    return Response(generate_latest(REGISTRY), media_type=CONTENT_TYPE_LATEST)
+async def _may_count(
+    context: FromContext,
+    _scheme: Annotated[object, Security(_BEARER)],
+    authorization: Annotated[str | None, Header(include_in_schema=False)] = None,
+) -> None:
+    token = context.settings.metrics_token
+    if token is None:
+        if context.settings.environment == "development":
+            return
+        raise NotSupported("The metrics are closed.", "Set PGCHECKOUT_METRICS_TOKEN to open them.")
+    if not hmac.compare_digest((authorization or "").encode(), f"Bearer {token.get_secret_value()}".encode()):
+        raise NotSignedIn("The metrics token is missing or wrong.", "Send it as Authorization: Bearer ….")
+
+
+@router.get(
+    "/metrics",
+    response_class=Response,
+    dependencies=[Depends(_may_count)],
+    responses={status: {"model": ErrorBody} for status in (401, 404)},
+)
+async def metrics(context: FromContext) -> Response:
+    """Prometheus text format. A database that is away leaves its figures out."""
+    return Response(exposition(await context.figures.read()), media_type=CONTENT_TYPE_LATEST)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from email.errors import MessageError
 from email.headerregistry import Address
@@ -16,7 +17,7 @@ from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined,
 from bridge.errors import MailRefused, SetupError
 from bridge.mail.links import ResumeLinks
 from bridge.money import display_amount
-from bridge.rpc import Letter
+from bridge.rpc import Alert, Letter
 from bridge.settings import Settings
 
 __all__ = ["Writer"]
@@ -45,17 +46,31 @@ class Writer:
         The same entry gives the same Message-ID, however often it is sent: mail programs show it once. Raises
         SetupError for a template that cannot be used, MailRefused for an address that is none.
         """
-        to = self._settings.operator_email if letter.email is None else letter.email
-        if to is None:
-            return None
-        sender = self._settings.mail_from or ""
-        values = self._values(letter)
+        if letter.email is None:
+            return self._for_operator(letter.kind, self._values(letter), str(letter.number))
         try:
-            text = self._templates.get_template(f"{letter.kind}.txt").render(values)
-            html = self._templates.get_template(f"{letter.kind}.html").render(values)
+            # one address: whatever else a buyer has written is not sent to
+            to = Address(addr_spec=letter.email)
+        except (ValueError, LookupError, MessageError):
+            raise _unusable() from None
+        return self._compose(letter.kind, self._values(letter), to, str(letter.number))
+
+    def write_alert(self, alert: Alert) -> EmailMessage | None:
+        """The same for an incident: to the operator, or None."""
+        return self._for_operator("alert", alert._asdict(), f"alert-{alert.number}")
+
+    def _for_operator(self, template: str, values: Mapping[str, Any], name: str) -> EmailMessage | None:
+        to = self._settings.operator_email
+        return None if to is None else self._compose(template, values, to, name)
+
+    def _compose(self, template: str, values: Mapping[str, Any], to: str | Address, name: str) -> EmailMessage:
+        sender = self._settings.mail_from or ""
+        try:
+            text = self._templates.get_template(f"{template}.txt").render(values)
+            html = self._templates.get_template(f"{template}.html").render(values)
         except TemplateError as error:
             raise SetupError(
-                f"The template of {letter.kind} cannot be used: {type(error).__name__}: {error}.",
+                f"The template of {template} cannot be used: {type(error).__name__}: {error}.",
                 "See PGCHECKOUT_MAIL_TEMPLATES.",
             ) from None
         subject, _, body = text.partition("\n")
@@ -63,11 +78,10 @@ class Writer:
         try:
             message["Subject"] = " ".join(subject.split())
             message["From"] = sender
-            # one address: whatever else a buyer has written is not sent to
-            message["To"] = Address(addr_spec=to) if letter.email is not None else to
+            message["To"] = to
         except (ValueError, LookupError, MessageError):
-            raise MailRefused("The address cannot be used.") from None
-        message["Message-ID"] = f"<pgcheckout-{letter.number}@{parseaddr(sender)[1].rpartition('@')[2]}>"
+            raise _unusable() from None
+        message["Message-ID"] = f"<pgcheckout-{name}@{parseaddr(sender)[1].rpartition('@')[2]}>"
         message["Auto-Submitted"] = "auto-generated"
         message.set_content(body.lstrip("\n"))
         message.add_alternative(html, subtype="html")
@@ -88,3 +102,7 @@ class Writer:
             "product": said["product_name"] or said["product_id"],
             "price": display_amount(int(said["amount"]), currency),
         }
+
+
+def _unusable() -> MailRefused:
+    return MailRefused("The address cannot be used.")

@@ -14,6 +14,8 @@ create table payments.settings (
     verify_limit int default 60,
     invoice_series text not null default 'INV',
     credit_note_series text not null default 'CN',
+    signature_failure_limit int default 5,
+    failed_verification_limit int default 10,
     constraint settings_has_one_row check (only_row),
     constraint settings_session_ttl_is_30_minutes_or_more check (session_ttl >= interval '30 minutes'),
     constraint settings_processing_ttl_is_positive check (processing_ttl > interval '0'),
@@ -29,6 +31,9 @@ create table payments.settings (
     constraint settings_series_are_two_names check (
         invoice_series ~ '^[A-Z0-9-]{1,12}$' and credit_note_series ~ '^[A-Z0-9-]{1,12}$'
         and invoice_series <> credit_note_series
+    ),
+    constraint settings_alert_limits_are_not_negative check (
+        signature_failure_limit >= 0 and failed_verification_limit >= 0
     )
 );
 
@@ -53,6 +58,10 @@ comment on column payments.settings.create_limit is 'New sessions per user and w
 comment on column payments.settings.verify_limit is 'Verifications per user and window; null is no limit.';
 comment on column payments.settings.invoice_series is 'Series of invoice numbers.';
 comment on column payments.settings.credit_note_series is 'Series of the numbers of credit notes and corrections.';
+comment on column payments.settings.signature_failure_limit is
+'How many notifications of a provider may be forged or wrongly signed in an hour before it is an alert; null: any.';
+comment on column payments.settings.failed_verification_limit is
+'How often in an hour a provider may not answer our questions before it is an alert; null: any.';
 
 alter table payments.settings enable row level security;
 revoke all on table payments.settings from public, anon, authenticated, service_role;

@@ -23,7 +23,8 @@ create table payments.notifications (
 comment on table payments.notifications is
 'Outbox: written in the transaction of what it tells, sent by a worker. cancelled: no longer true when its turn came.';
 comment on column payments.notifications.occurrence is
-'Which one of its kind: empty for the receipt, the refund''s id, the reminder''s number, the review''s reason.';
+'Which one of its kind: empty for the receipt, the refund''s id, the reminder''s number, the review''s reason '
+'(with #2 when it comes back).';
 comment on column payments.notifications.email is 'The buyer''s address; null for alerts, which go to the operator.';
 comment on column payments.notifications.due_at is
 'When it may be claimed; a claim moves it on, so that a crashed worker''s comes back.';

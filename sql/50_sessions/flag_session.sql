@@ -13,8 +13,12 @@ volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    v_open_before text;
     v_session public.payment_checkout_sessions;
 begin
+    select s.review_reason into v_open_before
+    from public.payment_checkout_sessions as s
+    where s.id = p_session.id;
     update public.payment_checkout_sessions as s
     set review_reason = payments.add_reason(s.review_reason, p_reason), updated_at = p_now
     where s.id = p_session.id
@@ -22,7 +26,7 @@ begin
     perform payments.add_session_event(
         p_session.id, p_session.status, p_session.status, p_source, p_reason, p_occurred_at, p_now, p_detail
     );
-    perform payments.queue_notification(v_session, 'review_alert', p_reason, '{}', p_now);
+    perform payments.alert_review(v_session, v_open_before, p_reason, p_now);
     return v_session;
 end;
 $$;

@@ -24,6 +24,11 @@ begin
             from public.payment_refunds as r
             where r.session_id = p_session.id and r.kind = 'refund' and r.status = 'pending'
         ),
+        'refund_statuses', (
+            select coalesce(jsonb_object_agg(r.provider_refund_id, r.status), '{}')
+            from public.payment_refunds as r
+            where r.session_id = p_session.id
+        ),
         'session_expires_at', p_session.expires_at,
         'number', p_attempt.number,
         'reference', p_attempt.reference,

@@ -48,7 +48,7 @@ begin
     perform payments.add_session_event(
         p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now, v_grant.detail
     );
-    perform payments.queue_notification(v_session, 'review_alert', reason, '{}', p_now)
+    perform payments.alert_review(v_session, p_session.review_reason, reason, p_now)
     from unnest(string_to_array(v_review, ', ')) as reason;
     perform payments.queue_notification(v_session, 'receipt', '', '{}', p_now);
     perform payments.issue_document('invoice', v_session, v_session.amount, p_now);

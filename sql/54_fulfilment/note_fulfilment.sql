@@ -7,10 +7,12 @@ as $$
 declare
     v_failed boolean := p_result.fulfilment_status = 'failed';
     v_failure text;
+    v_open_before text;
     v_session public.payment_checkout_sessions;
 begin
     -- what was given once can only fail to be taken back (or given again)
-    select case when s.fulfilment is null then 'fulfilment_failed' else 'reversal_failed' end into v_failure
+    select case when s.fulfilment is null then 'fulfilment_failed' else 'reversal_failed' end, s.review_reason
+    into v_failure, v_open_before
     from public.payment_checkout_sessions as s
     where s.id = p_session_id;
     update public.payment_checkout_sessions as s
@@ -30,7 +32,7 @@ begin
     where s.id = p_session_id
     returning s.* into v_session;
     if v_failed then
-        perform payments.queue_notification(v_session, 'review_alert', v_failure, '{}', p_now);
+        perform payments.alert_review(v_session, v_open_before, v_failure, p_now);
     end if;
     return v_session;
 end;

@@ -1,4 +1,4 @@
-create function public.claim_notifications(p_limit int default 50)
+create function public.claim_notifications(p_limit int default 50, p_kinds text[] default null)
 returns table (id bigint, session_id uuid, user_id uuid, kind text, email text, payload jsonb, tries int)
 language plpgsql
 volatile
@@ -16,7 +16,7 @@ begin
             where s.id = n.session_id and s.status = 'pending' and s.expires_at > now()
         ) as pointless
         from payments.notifications as n
-        where n.status = 'queued' and n.due_at <= now()
+        where n.status = 'queued' and n.due_at <= now() and (p_kinds is null or n.kind = any(p_kinds))
         order by n.due_at
         limit p_limit
         for no key update skip locked
@@ -48,9 +48,9 @@ begin
 end;
 $$;
 
-comment on function public.claim_notifications(int) is
-'Up to p_limit due notifications, each for one worker: {id, session_id, user_id, kind, email (null: the operator), '
-'payload, tries}. The claim lasts 5 minutes; end it with finish_notification.';
+comment on function public.claim_notifications(int, text[]) is
+'Up to p_limit due notifications (of p_kinds; null is all), each for one worker: {id, session_id, user_id, kind, email '
+'(null: the operator), payload, tries}. The claim lasts 5 minutes; end it with finish_notification.';
 
-revoke all on function public.claim_notifications(int) from public, anon, authenticated, service_role;
-grant execute on function public.claim_notifications(int) to service_role;
+revoke all on function public.claim_notifications(int, text[]) from public, anon, authenticated, service_role;
+grant execute on function public.claim_notifications(int, text[]) to service_role;

@@ -10,6 +10,7 @@ begin
     return jsonb_build_object(
         'sessions', (
             select jsonb_build_object(
+                'pending', count(*) filter (where s.status = 'pending'),
                 'pending_over_1h', count(*) filter (where s.status = 'pending' and s.created_at < now() - interval '1 hour'),
                 'processing', count(*) filter (where s.status = 'processing'),
                 'overdue', count(*) filter (where s.expires_at < now() - interval '2 hours')
@@ -55,15 +56,25 @@ begin
         'heartbeats', (
             select coalesce(jsonb_object_agg(h.name, payments.seconds_since(h.beat_at)), '{}')
             from payments.heartbeats as h
+        ),
+        'alerts', (
+            select coalesce(jsonb_object_agg(o.kind, o.incidents), '{}')
+            from (
+                select a.kind, count(*) as incidents
+                from payments.alerts as a
+                where a.closed_at is null
+                group by a.kind
+            ) as o
         )
     );
 end;
 $$;
 
 comment on function public.payment_health() is
-'What waits and for how long (seconds): {sessions: {pending_over_1h, processing, overdue}, reviews: {open, '
-'paid_but_unfulfilled, oldest_seconds}, webhooks: {failed, dead, oldest_seconds}, notifications: {due, oldest_seconds, '
-'dead}, reconcile: {due, oldest_seconds}, invoices: {unnumbered, oldest_seconds}, heartbeats: {worker: seconds}}.';
+'What waits and for how long (seconds): {sessions: {pending, pending_over_1h, processing, overdue}, reviews: '
+'{open, paid_but_unfulfilled, oldest_seconds}, webhooks: {failed, dead, oldest_seconds}, notifications: {due, '
+'oldest_seconds, dead}, reconcile: {due, oldest_seconds}, invoices: {unnumbered, oldest_seconds}, heartbeats: {worker: '
+'seconds}, alerts: {kind: open incidents}}.';
 
 revoke all on function public.payment_health() from public, anon, authenticated, service_role;
 grant execute on function public.payment_health() to service_role;

@@ -22,7 +22,8 @@ begin
             ('pgcheckout-number-invoices', '* * * * *', 'select public.number_payment_invoices()'),
             ('pgcheckout-forget-idempotency-keys', '17 3 * * *', 'select public.cleanup_idempotency_keys()'),
             ('pgcheckout-clean-up', '27 3 * * 0', 'select public.cleanup_completed_checkout_sessions()'),
-            ('pgcheckout-check-invariants', '37 3 * * *', 'select payments.assert_invariants()')
+            ('pgcheckout-check-invariants', '37 3 * * *', 'select payments.assert_invariants()'),
+            ('pgcheckout-audit', '47 3 * * *', 'select public.audit_payments()')
         ) as j (name, schedule, command)
     loop
         execute format('select %I.schedule($1, $2, $3)', v_schema) using v_job.name, v_job.schedule, v_job.command;

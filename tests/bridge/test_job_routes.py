@@ -31,7 +31,8 @@ def test_each_job_says_how_much_it_has_done(office: Bridge, stripe: StripeSimula
     office.db.sql("update payments.attempts set reconcile_at = now()")
     lapsed = office.db.new_session()
     office.db.lapse(lapsed)
-    for name, done in {"reconcile": 1, "expire": 1, "remind": 0, "notify": 0, "number": 0, "cleanup": 0}.items():
+    idle = dict.fromkeys(("remind", "notify", "number", "cleanup", "watch", "audit"), 0)
+    for name, done in {"reconcile": 1, "expire": 1, **idle}.items():
         answer = run(office, name)
         assert (answer.status_code, answer.json()) == (200, {"job": name, "done": done})
         assert run(office, name).json()["done"] == 0
@@ -42,7 +43,7 @@ def test_each_job_says_how_much_it_has_done(office: Bridge, stripe: StripeSimula
 def test_a_job_that_there_is_not_lists_those_that_there_are(office: Bridge) -> None:
     answer = run(office, "everything")
     assert (answer.status_code, answer.json()["error"]["reason"]) == (404, "not_supported")
-    assert answer.json()["error"]["hint"] == "There are: reconcile, notify, remind, expire, number, cleanup."
+    assert answer.json()["error"]["hint"] == "There are: reconcile, notify, remind, expire, number, cleanup, watch, audit."
 
 
 def test_it_takes_the_admin_token(office: Bridge) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from bridge.errors import MailRefused, SetupError
 from bridge.jobs import send_letters
-from bridge.mail import Post, ResumeLinks, Writer
+from bridge.mail import Operator, Post, ResumeLinks, Writer
 from bridge.rpc import Letter, connect_rpc
 from bridge.settings import Settings, load_settings
 from bridge.simulators.stripe import StripeSimulator
@@ -49,7 +49,7 @@ def sent(settings: Settings) -> Counter[str]:
     async def once() -> Counter[str]:
         rpc = await connect_rpc(settings)
         try:
-            return await send_letters(rpc, Writer(settings), Post(settings))
+            return await send_letters(rpc, Writer(settings), Post(settings), Operator(settings))
         finally:
             await rpc.close()
 
@@ -172,8 +172,8 @@ class TestSending:
         async def both() -> Counter[str]:
             rpc = await connect_rpc(settings)
             try:
-                tasks = [send_letters(rpc, Writer(settings), Post(settings), limit) for limit in (3, 3)]
-                return sum(await asyncio.gather(*tasks), Counter())
+                parts = rpc, Writer(settings), Post(settings), Operator(settings)
+                return sum(await asyncio.gather(*(send_letters(*parts, 3) for _ in range(2))), Counter())
             finally:
                 await rpc.close()
 

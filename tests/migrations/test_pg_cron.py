@@ -22,6 +22,7 @@ SHOP = "shop"
 EXPIRE = "pgcheckout-expire"
 NUMBER = "pgcheckout-number-invoices"
 CHECK = "pgcheckout-check-invariants"
+AUDIT = "pgcheckout-audit"
 JOBS = {
     EXPIRE: ("7 * * * *", "select public.expire_old_checkout_sessions()"),
     "pgcheckout-remind": ("*/15 * * * *", "select public.enqueue_payment_reminders()"),
@@ -29,6 +30,7 @@ JOBS = {
     "pgcheckout-forget-idempotency-keys": ("17 3 * * *", "select public.cleanup_idempotency_keys()"),
     "pgcheckout-clean-up": ("27 3 * * 0", "select public.cleanup_completed_checkout_sessions()"),
     CHECK: ("37 3 * * *", "select payments.assert_invariants()"),
+    AUDIT: ("47 3 * * *", "select public.audit_payments()"),
 }
 MINUTE = 70  # seconds until a job of every minute must have run: pg_cron starts it when a minute begins
 LATE_EXTENSION = (
@@ -206,7 +208,7 @@ class TestWithTheExtension:
         assert migrated.as_service().rpc("check_payment_invariants") == []
 
     def test_no_job_was_left_out_of_these_tests(self) -> None:
-        assert {*WORK, CHECK} == {*JOBS}
+        assert {*WORK, CHECK, AUDIT} == {*JOBS}
 
     def test_the_check_is_quiet_on_a_healthy_database_and_loud_on_a_broken_one(self, migrated: Database) -> None:
         user = migrated.new_user()
@@ -216,6 +218,16 @@ class TestWithTheExtension:
         with refused("PT500", "invariant_broken") as caught:
             run_as_pg_cron_does(migrated, CHECK)
         assert f"balance_is_the_sum_of_entries {user}" in str(caught.value)
+
+    def test_the_audit_opens_an_alert_for_what_is_broken(self, migrated: Database) -> None:
+        buy(migrated)
+        run_as_pg_cron_does(migrated, AUDIT)
+        assert migrated.sql("select * from payments.alerts") == []
+        migrated.sql("update public.payment_credit_balances set balance = balance + 1")
+        run_as_pg_cron_does(migrated, AUDIT)
+        assert migrated.sql("select kind, subject from payments.alerts") == [
+            {"kind": "broken_invariant", "subject": "balance_is_the_sum_of_entries"}
+        ]
 
     def test_the_check_stays_readable_when_much_is_broken(self, migrated: Database) -> None:
         for _ in range(12):
@@ -249,7 +261,7 @@ class TestWithoutRights:
             for file in sorted(MIGRATIONS.glob("*.sql")):
                 with connection.transaction():
                     connection.execute(file.read_bytes())
-        (notice,) = [notice for notice in notices if "pg_cron" in notice]
+        (notice,) = {notice for notice in notices if "pg_cron" in notice}  # the same from each migration
         assert "select payments.schedule_jobs()" in notice
         with psycopg.connect(shop.url(SUPERUSER)) as connection:
             assert connection.execute("select count(*) from cron.job").fetchone() == (0,)

@@ -138,7 +138,19 @@ GARBAGE: dict[str, dict[str, list[tuple[Any, str]]]] = {
     },
     "cleanup_idempotency_keys": {"p_older_than": [*says(INVALID, "-1 day"), *NO_INTERVAL]},
     "claim_sessions_to_reconcile": {"p_limit": LIMIT},
-    "claim_notifications": {"p_limit": LIMIT},
+    "list_unsettled_pages": {
+        "p_since": [*says(INVALID, "infinity", "9999-12-31"), *NO_TIME], "p_after": NO_UUID, "p_limit": LIMIT,
+    },
+    "claim_notifications": {"p_limit": LIMIT, "p_kinds": unreadable("22P02", "receipt")},
+    "claim_alerts": {"p_limit": LIMIT},
+    "finish_alert": {
+        "p_id": [*says("notification_not_claimed", None, -1, 0, LARGEST, state="PT404"), *NO_BIGINT],
+    },
+    "report_trouble": {
+        "p_kind": says(INVALID, None, "", "stale_heartbeat", CONTROL, LONG),
+        "p_subject": says(INVALID, None, "", "Stripe", "a b", CONTROL, LONG),
+        "p_count": [*says(INVALID, None, 0, -1), *NO_INT],
+    },
     "number_payment_invoices": {"p_limit": LIMIT},
     "finish_reconcile": {"p_session_id": SESSION, "p_result": says(INVALID, None, "", "done", CONTROL, LONG)},
     "finish_notification": {
@@ -155,6 +167,7 @@ GARBAGE: dict[str, dict[str, list[tuple[Any, str]]]] = {
         "p_response": unreadable("22P02", "{"),
         "p_claim": NO_BIGINT,
     },
+    "forget_heartbeat": {"p_name": [*SHORT_TEXT, *says(INVALID, "n" * 101)]},
     "record_heartbeat": {"p_name": [*SHORT_TEXT, *says(INVALID, "n" * 101)]},
     "spend_credits": {
         "p_user_id": [*says(INVALID, None), *says("insufficient_credits", NOBODY, state="PT402"), *NO_UUID],
@@ -169,7 +182,10 @@ FOR_USERS = (
     "payment_history",
 )  # fmt: skip
 # of the service's functions, those that no garbage can reach or that have no arguments
-WITHOUT_GARBAGE = {"enqueue_payment_reminders", "payment_health", "check_payment_invariants", "payment_stats"}
+WITHOUT_GARBAGE = {
+    "enqueue_payment_reminders", "payment_health", "check_payment_invariants", "payment_stats", "watch_payments",
+    "audit_payments",
+}  # fmt: skip
 
 OUTCOME_INVALID = "outcome_invalid"
 BAD_OUTCOMES: dict[str, list[tuple[Any, str]]] = {
@@ -216,6 +232,7 @@ class World:
     paid: uuid.UUID
     unfulfilled: uuid.UUID
     notification: int
+    alert: int
 
     def call(self, function: str) -> Row:
         """Arguments that the function accepts."""
@@ -240,8 +257,11 @@ class World:
             },
             "finish_reconcile": {"p_session_id": self.session, "p_result": "asked"},
             "finish_notification": {"p_id": self.notification},
+            "finish_alert": {"p_id": self.alert},
+            "report_trouble": {"p_kind": "signature_failures", "p_subject": "stripe", "p_count": 1},
             "begin_idempotent_request": {"p_key": "new", "p_request_hash": "h"},
             "finish_idempotent_request": {"p_key": "begun", "p_status": "completed", "p_response": {}},
+            "forget_heartbeat": {"p_name": "reconcile"},
             "record_heartbeat": {"p_name": "reconcile"},
             "spend_credits": {"p_user_id": self.user, "p_amount": 1, "p_reason": "x", "p_idempotency_key": "k"},
         }  # fmt: skip
@@ -265,7 +285,10 @@ def world(db: Database, user: uuid.UUID) -> World:
         unfulfilled,
     )
     service.rpc("begin_idempotent_request", p_key="begun", p_request_hash="h")
-    return World(user, session, attempt, new_attempt["number"], paid, unfulfilled, notification["id"])
+    db.sql("insert into payments.heartbeats values ('gone', now() - interval '1 hour')")
+    service.rpc("watch_payments")
+    (alert,) = service.rpc("claim_alerts")
+    return World(user, session, attempt, new_attempt["number"], paid, unfulfilled, notification["id"], alert["id"])
 
 
 def callers(db: Database, world: World, function: str) -> Iterator[tuple[Actor, Row]]:

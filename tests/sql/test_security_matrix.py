@@ -26,9 +26,11 @@ FUNCTIONS = """
 public.abandon_checkout_attempt              -     -     -                  +
 public.apply_payment_outcome                 -     -     -                  +
 public.attach_checkout_attempt               -     -     -                  +
+public.audit_payments                        -     -     -                  +
 public.begin_idempotent_request              -     -     -                  +
 public.cancel_checkout_session               -     +     not_your_session   +
 public.check_payment_invariants              -     -     -                  +
+public.claim_alerts                          -     -     -                  +
 public.claim_notifications                   -     -     -                  +
 public.claim_sessions_to_reconcile           -     -     -                  +
 public.cleanup_completed_checkout_sessions   -     -     -                  +
@@ -38,11 +40,14 @@ public.enqueue_payment_reminders             -     -     -                  +
 public.expire_old_checkout_sessions          -     -     -                  +
 public.fail_checkout_session                 -     -     -                  +
 public.find_checkout_attempt                 -     -     -                  +
+public.finish_alert                          -     -     -                  +
 public.finish_idempotent_request             -     -     -                  +
 public.finish_notification                   -     -     -                  +
 public.finish_reconcile                      -     -     -                  +
+public.forget_heartbeat                      -     -     -                  +
 public.get_latest_checkout_session           -     +     not_your_session   +
 public.get_or_create_checkout_session        -     +     not_your_session   +
+public.list_unsettled_pages                  -     -     -                  +
 public.list_webhook_failures                 -     -     -                  +
 public.number_payment_invoices               -     -     -                  +
 public.open_checkout_attempt                 -     -     -                  +
@@ -54,11 +59,13 @@ public.quote_checkout                        -     +     +                  +
 public.record_heartbeat                      -     -     -                  +
 public.record_webhook_failure                -     -     -                  +
 public.refund_checkout_session               -     -     -                  +
+public.report_trouble                        -     -     -                  +
 public.retry_fulfilment                      -     -     -                  +
 public.spend_credits                         -     -     -                  +
 payments.add_reason                          -     -     -                  -
 payments.add_session_event                   -     -     -                  -
 payments.advance_attempt                     -     -     -                  -
+payments.alert_review                        -     -     -                  -
 payments.apply_coupon                        -     +     +                  +
 payments.apply_outcome                       -     -     -                  -
 payments.apply_page_outcome                  -     -     -                  -
@@ -86,10 +93,12 @@ payments.check_not_a_member                  -     -     -                  -
 payments.check_provider                      -     -     -                  -
 payments.check_sale                          -     -     -                  -
 payments.claim_of_outcome                    -     -     -                  -
+payments.clock_time                          -     -     -                  -
 payments.complete_session                    -     -     -                  -
 payments.confirm_coupon                      -     -     -                  -
 payments.create_session                      -     -     -                  -
 payments.currency_exponent                   -     -     -                  -
+payments.current_incidents                   -     -     -                  -
 payments.cycle_of_session                    -     -     -                  -
 payments.draft_session                       -     -     -                  -
 payments.drop_reason                         -     -     -                  -
@@ -114,6 +123,7 @@ payments.hand_over                           -     -     -                  -
 payments.insert_session                      -     -     -                  -
 payments.is_service                          -     +     +                  +
 payments.issue_document                      -     -     -                  -
+payments.keep_alerts                         -     -     -                  -
 payments.keep_orphaned_money                 -     -     -                  -
 payments.limit_new_sessions                  -     -     -                  -
 payments.limit_verifications                 -     -     -                  -
@@ -172,9 +182,11 @@ payments.settle_capture                      -     -     -                  -
 payments.settle_refunds                      -     -     -                  -
 payments.tell_refund                         -     -     -                  -
 payments.trouble_of_capture                  -     -     -                  -
+payments.wake_workers                        -     -     -                  -
 payments.wrong_outcome_field                 -     -     -                  -
 payments.wrong_refund_field                  -     -     -                  -
 payments.yield_purchase                      -     -     -                  -
+public.watch_payments                        -     -     -                  +
 """
 
 # which rows SELECT shows (none of them, one's own, those of active products, all), then i(nsert) u(pdate) d(elete)
@@ -195,6 +207,7 @@ public.payment_prices               active   active   active   all+iud
 public.payment_products             active   active   active   all+iud
 public.payment_refunds              -        own      none     all
 public.payment_subscriptions        -        own      none     all
+payments.alerts                     -        -        -        -
 payments.attempts                   -        -        -        -
 payments.captures                   -        -        -        -
 payments.coupon_currencies          -        -        -        -
@@ -210,6 +223,7 @@ payments.rate_limits                -        -        -        -
 payments.session_events             -        -        -        -
 payments.settings                   -        -        -        -
 payments.subscription_periods       -        -        -        -
+payments.troubles                   -        -        -        -
 payments.unnumbered_invoices        -        -        -        -
 payments.webhook_events             -        -        -        -
 """

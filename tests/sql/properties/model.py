@@ -491,6 +491,14 @@ class Model:
             self._write(session, "reminder", str(len(session.reminded)))
         return len(due)
 
+    def unsettled(self) -> set[uuid.UUID]:
+        """Unpaid sessions with a page of which the provider has not said a last word."""
+        return {
+            page.session.id
+            for page in self.pages
+            if page.name and page.word not in ENDED and page.session.status not in PAID and not page.session.gone
+        }
+
     def claim_pages(self) -> set[str]:
         """References of the pages that must be asked about now."""
         claimed = set()

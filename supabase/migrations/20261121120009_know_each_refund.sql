@@ -1,0 +1,46 @@
+-- Purpose: the bridge sees what became of each refund, so that an order that is given again is recognised.
+-- Locks:   none.
+-- Undo:    roll forward with a new migration; a shipped migration never changes.
+set lock_timeout = '5s';
+
+create or replace function payments.attempt_answer(
+    p_session public.payment_checkout_sessions,
+    p_attempt payments.attempts
+)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return payments.session_answer(p_session, p_session.completed_at is not null) || jsonb_build_object(
+        'user_id', p_session.user_id,
+        'amount', p_session.amount,
+        'currency', p_session.currency,
+        'email', p_session.email,
+        'product_id', p_session.product_id,
+        'product_name', (select p.name from public.payment_products as p where p.id = p_session.product_id),
+        'provider', coalesce(p_attempt.provider, p_session.provider),
+        'provider_payment_id', p_session.provider_payment_id,
+        'refundable_amount', payments.refundable_amount(p_session),
+        'refund_count', (select count(*) from public.payment_refunds as r where r.session_id = p_session.id),
+        'refund_under_way', (
+            select min(r.provider_refund_id)
+            from public.payment_refunds as r
+            where r.session_id = p_session.id and r.kind = 'refund' and r.status = 'pending'
+        ),
+        'refund_statuses', (
+            select coalesce(jsonb_object_agg(r.provider_refund_id, r.status), '{}')
+            from public.payment_refunds as r
+            where r.session_id = p_session.id
+        ),
+        'session_expires_at', p_session.expires_at,
+        'number', p_attempt.number,
+        'reference', p_attempt.reference,
+        'provider_session_id', p_attempt.provider_session_id,
+        'checkout_url', p_attempt.checkout_url,
+        'created_at', p_attempt.created_at,
+        'expires_at', p_attempt.expires_at
+    );
+end;
+$$;
