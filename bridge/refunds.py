@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from itertools import count
 from typing import Any
 from uuid import UUID
 
@@ -27,6 +28,8 @@ _KNOWN_ALREADY = (
     "Nothing was sent: the provider knew of a refund that was not recorded yet. It is now. Give the order again if "
     "more is to go back."
 )
+
+_IN_VAIN = ("failed", "refused")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,7 +112,10 @@ class Refunds:
         if attempt.refund_under_way:
             raise _in_doubt(attempt.refund_under_way)
         # a name per try: what has failed once stays failed
-        order = replace(order, key=f"{order.key}-{attempt.refund_count}")
+        tries = (f"{order.key}-{number}" for number in count())
+        order = replace(order, key=next(name for name in tries if attempt.refund_statuses.get(name) not in _IN_VAIN))
+        if order.key in attempt.refund_statuses:  # carried out by a worker that crashed before it could say so
+            return Refund(provider_refund_id=order.key, amount=order.amount, status="succeeded")
         refund = Refund(provider_refund_id=order.key, amount=order.amount, status="pending", reason=order.reason)
         stored = await self._record(attempt, refund, Event(id=f"order:{order.key}", type="refund.ordered", payload={}))
         if stored.duplicate:

@@ -42,7 +42,7 @@ class Attempt:
     ``amount`` is in minor units of ``currency`` (ISO 4217, upper case). ``number`` and ``reference`` are None when no
     page was opened yet; ``checkout_url`` is None until the provider has opened one. ``refundable_amount`` (minor units)
     is what is left of the payment to give back, 0 while nothing was paid; ``refund_count`` counts refunds in any state,
-    ``refund_under_way`` is one that is pending.
+    ``refund_under_way`` is one that is pending, ``refund_statuses`` says of each refund what became of it.
     ``other_pages`` (``provider``, ``provider_session_id``) are those on which the same purchase could still be, or have
     been, paid.
     """
@@ -63,6 +63,7 @@ class Attempt:
     refundable_amount: int
     refund_count: int
     refund_under_way: str | None
+    refund_statuses: Mapping[str, str]
     session_expires_at: datetime
     number: int | None
     reference: str | None

@@ -30,7 +30,8 @@ def new_attempt(**changes: Any) -> Attempt:
         "fulfilment": None, "review_reason": None, "amount": 2500, "currency": "USD", "email": "buyer@example.test",
         "product_id": "credits_100", "product_name": "100 credits & more", "provider": "stripe",
         "provider_payment_id": None, "refundable_amount": 0,
-        "refund_count": 0, "refund_under_way": None, "session_expires_at": now + timedelta(hours=2), "number": 7,
+        "refund_count": 0, "refund_under_way": None, "refund_statuses": {},
+        "session_expires_at": now + timedelta(hours=2), "number": 7,
         "reference": uuid.uuid4().hex, "provider_session_id": None, "checkout_url": None,
         "created_at": now, "expires_at": now + timedelta(hours=2),
     }  # fmt: skip

@@ -24,6 +24,7 @@ from bridge.simulators.click import ClickSimulator
 from bridge.simulators.hypay import HyPaySimulator
 from bridge.simulators.paypal import PayPalSimulator
 from bridge.simulators.paystack import PaystackSimulator
+from bridge.simulators.sandbox import SandboxSimulator
 from bridge.simulators.stripe import StripeSimulator
 from tests.providers.bench import AdapterBench, new_attempt
 from tests.providers.life import ADMIN_TOKEN, CREDITS, PRICE, Life, can
@@ -36,6 +37,7 @@ ACCOUNTS: tuple[type[Simulator], ...] = (
     ClickSimulator,
     HyPaySimulator,
     PayPalSimulator,
+    SandboxSimulator,
 )
 
 
@@ -375,6 +377,19 @@ class TestMoneyBack:
             life.account.faults.clear()
             assert life.account.given_back(life.page) <= (before + 1) * (PRICE // 8)
         life.keeps_the_guarantees()
+
+    @everybody
+    def test_an_order_is_not_carried_out_again_when_its_worker_crashed_before_the_answer(self, life: Life) -> None:
+        life.pay_and_learn()
+        assert life.order_refund(PRICE // 4, "ticket").status_code == 200
+        life.bridge.db.sql(
+            "update payments.idempotency_keys set status = 'pending', response = null, leased_until = now()"
+            " where key like 'refund:%%'"
+        )
+        again = life.order_refund(PRICE // 4, "ticket")
+        assert (again.status_code, again.json()["amount"]) == (200, PRICE // 4), again.text
+        assert life.account.given_back(life.page) == PRICE // 4
+        assert life.refunds_that_count == PRICE // 4
 
     @accounts("buyer_disputes", "bank_decides")
     @pytest.mark.parametrize("won", [True, False], ids=["won", "lost"])
