@@ -61,7 +61,26 @@ class Settings(BaseSettings):
     admin_token: SecretStr | None = Field(
         None, min_length=16, description="Opens `/admin/…`; closed without one. At least 16 characters."
     )
+    metrics_token: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Opens `/metrics` to who sends it as a bearer; without one it is closed in production, open in "
+        "development. At least 16 characters.",
+    )
     max_body_bytes: int = Field(524_288, ge=1024, description="Largest request body that is read.")
+    max_body_seconds: float = Field(20.0, gt=0, description="Longest time that a request body may take to arrive.")
+    max_concurrent_requests: int = Field(
+        500, ge=1, description="Requests that one process works on at once; more are answered 503."
+    )
+    requests_per_minute: int = Field(
+        300,
+        ge=0,
+        description="From one public address (an IPv6 /64), per process; genuine webhooks do not count. 0: no limit.",
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least level that is logged.")
+    log_format: Literal["auto", "json", "console"] = Field(
+        "auto", description="`auto`: text where stderr is a terminal, elsewhere one JSON object per line."
+    )
 
     database_url: SecretStr | None = Field(
         None,
@@ -133,6 +152,11 @@ class Settings(BaseSettings):
     )
     mail_from: str | None = Field(None, description="Sender of letters, `Shop <pay@example.com>`.")
     operator_email: str | None = Field(None, description="Who is told what needs a person. None: the log only.")
+    operator_webhook: SecretStr | None = Field(
+        None,
+        description="Address that the operator is told by (a JSON POST with `text`, as Slack takes it), besides the "
+        "mail. The address is a secret.",
+    )
     mail_templates: DirectoryPath | None = Field(
         None, description="Folder with templates of your own, used instead of those of the same name."
     )
@@ -169,6 +193,18 @@ class Settings(BaseSettings):
     def _letters_have_a_sender(self) -> Self:
         if self.smtp_url and not self.mail_from:
             raise ValueError("PGCHECKOUT_MAIL_FROM is missing: letters need a sender.")
+        return self
+
+    @model_validator(mode="after")
+    def _operators_are_told_in_private(self) -> Self:
+        url = self.operator_webhook.get_secret_value() if self.operator_webhook else "https://none"
+        allowed = ("https", "http") if self.environment == "development" else ("https",)
+        try:
+            valid = urlsplit(url).scheme in allowed and bool(urlsplit(url).hostname)
+        except ValueError:  # its message quotes the address
+            valid = False
+        if not valid:
+            raise ValueError("PGCHECKOUT_OPERATOR_WEBHOOK is not an https:// address.")
         return self
 
     @field_validator("smtp_url")

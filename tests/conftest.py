@@ -15,7 +15,7 @@ from pytest_postgresql import factories
 from bridge.local.postgres import LOOK_ALIKE, SUPERUSER, LocalPostgres
 from bridge.migrations import migrate, seed_file
 from bridge.simulators.stripe import StripeSimulator
-from tests.support import parts
+from tests.support import log_scanner, parts
 from tests.support.database import Database, apply_files
 
 SERVER = LocalPostgres(int(os.environ.get("PG", "18")))
@@ -33,6 +33,10 @@ postgresql_server = factories.postgresql_noproc(
     host="127.0.0.1", port=SERVER.port, user=SUPERUSER, load=[_build_template], load_autocommit=True
 )
 postgresql = factories.postgresql("postgresql_server")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.pluginmanager.register(log_scanner)
 
 
 def pytest_unconfigure() -> None:

@@ -11,7 +11,7 @@ from fastapi.security import HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.api.context import FromContext
-from bridge.api.errors import ErrorBody
+from bridge.api.errors import refusals
 from bridge.errors import NotSignedIn, NotSupported
 from bridge.values import RefundStatus, SessionStatus
 
@@ -38,7 +38,7 @@ router = APIRouter(
     prefix="/admin",
     tags=["admin"],
     dependencies=[Depends(_admin)],
-    responses={status: {"model": ErrorBody} for status in (401, 404, 409, 413, 422, 500, 502, 503)},
+    responses=refusals(400, 401, 404, 408, 409, 413, 422, 502),
 )
 
 
@@ -52,7 +52,7 @@ class JobAnswer(BaseModel):
 @router.post("/jobs/{name}")
 async def run_job(name: Annotated[str, Path(pattern="^[a-z_]{1,32}$")], context: FromContext) -> JobAnswer:
     """Do a job once, for installations without a worker and without pg_cron: reconcile, notify, remind, expire,
-    number, cleanup."""
+    number, cleanup, watch, audit."""
     return JobAnswer(job=name, done=await context.jobs.run(name))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator
 
@@ -9,12 +10,16 @@ from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
 
 from bridge import __version__
+from bridge.alerts import keep_watch
 from bridge.api import admin, buyers, errors, operations, providers
 from bridge.api.context import Context
+from bridge.api.edge import Edge, Limits
+from bridge.api.health import Figures
 from bridge.auth import Tokens
 from bridge.checkout import Checkout
 from bridge.jobs import Jobs
-from bridge.mail import ResumeLinks
+from bridge.logs import configure
+from bridge.mail import Operator, ResumeLinks
 from bridge.news import News
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
@@ -26,8 +31,11 @@ from bridge.settings import Settings, load_settings
 __all__ = ["app_from_environment", "create_app"]
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """The bridge. It starts without its database and is ready (``/readyz``) once that answers."""
+def create_app(settings: Settings, *, watching: bool = True) -> FastAPI:
+    """The bridge. It starts without its database and is ready (``/readyz``) once that answers.
+
+    ``watching``: whether it looks for incidents by itself, as an installed one must.
+    """
     sandbox = _sandbox(settings)
 
     @contextlib.asynccontextmanager
@@ -48,7 +56,10 @@ def create_app(settings: Settings) -> FastAPI:
                 jobs=Jobs(rpc, checkout, settings),
                 links=ResumeLinks(settings),
                 tokens=Tokens(settings, client),
+                figures=Figures(rpc),
             )
+            if watching:
+                stack.push_async_callback(_end, asyncio.create_task(keep_watch(rpc, Operator(settings))))
             yield
 
     app = FastAPI(
@@ -56,21 +67,34 @@ def create_app(settings: Settings) -> FastAPI:
         version=__version__,
         description="Proves payments with their providers and tells Postgres. Amounts are in minor units.",
         lifespan=lifespan,
-        max_body_size=settings.max_body_bytes,
+        responses=errors.refusals(429, 500, 503),
+        # a page with scripts from elsewhere has no place on the address that payments go through
+        openapi_url="/openapi.json" if settings.environment == "development" else None,
+        redoc_url=None,
     )
     errors.install(app)
     for module in (buyers, providers, admin, operations):
         app.include_router(module.router)
     if sandbox:
         app.mount("/sandbox", sandbox.app)
+    # the last one added is the outermost: what the limits refuse, a web app of another origin may still read
+    app.add_middleware(Limits, settings=settings)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.cors_origins),
             allow_methods=["POST"],
-            allow_headers=["authorization", "content-type", "idempotency-key"],
+            allow_headers=["authorization", "content-type", "idempotency-key", "x-request-id"],
+            expose_headers=["retry-after", "x-request-id"],
         )
+    app.add_middleware(Edge, settings=settings)
     return app
+
+
+async def _end(task: asyncio.Task[None]) -> None:
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await task
 
 
 def _sandbox(settings: Settings) -> SandboxServer | None:
@@ -81,4 +105,6 @@ def _sandbox(settings: Settings) -> SandboxServer | None:
 
 def app_from_environment() -> FastAPI:
     """For ASGI servers: ``uvicorn --factory bridge.api.app:app_from_environment``."""
-    return create_app(load_settings())
+    settings = load_settings()
+    configure(settings)
+    return create_app(settings)

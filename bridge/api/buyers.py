@@ -11,7 +11,7 @@ from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from bridge.api.context import FromContext, SignedIn
-from bridge.api.errors import ErrorBody
+from bridge.api.errors import refusals
 from bridge.checkout import Opened, Verified
 from bridge.idempotency import run_once
 from bridge.values import SessionStatus
@@ -20,7 +20,7 @@ __all__ = ["router"]
 
 router = APIRouter(
     tags=["checkout"],
-    responses={status: {"model": ErrorBody} for status in (401, 403, 404, 409, 410, 413, 422, 429, 500, 502, 503)},
+    responses=refusals(400, 401, 403, 404, 408, 409, 410, 413, 422, 502),
 )
 
 Name = Annotated[str, Field(min_length=1, max_length=200)]
@@ -31,9 +31,9 @@ class CheckoutRequest(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    plan: Name
+    plan: Annotated[Name, Field(examples=["credits_100"])]
     provider: Name | None = None
-    currency: Annotated[str, Field(pattern="^[A-Za-z]{3}$")] | None = None
+    currency: Annotated[str, Field(pattern="^[A-Za-z]{3}$", examples=["USD"])] | None = None
     coupon: Name | None = None
     subject: Name | None = None
     email: Annotated[str, Field(max_length=320)] | None = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -14,7 +15,7 @@ from starlette.exceptions import HTTPException
 
 from bridge.errors import PgcheckoutError
 
-__all__ = ["ErrorBody", "answer", "install"]
+__all__ = ["ErrorBody", "answer", "install", "refusals", "too_large", "unexpected"]
 
 log = logging.getLogger("pgcheckout")
 
@@ -42,6 +43,21 @@ def answer(status: int, reason: str, message: str, hint: str = "") -> JSONRespon
     return JSONResponse(body.model_dump(), status_code=status, headers=headers)
 
 
+def too_large() -> JSONResponse:
+    """The answer to a body that is larger than PGCHECKOUT_MAX_BODY_BYTES."""
+    return answer(413, "body_too_large", "The request body is too large.", "See PGCHECKOUT_MAX_BODY_BYTES.")
+
+
+def unexpected() -> JSONResponse:
+    """The answer when something went wrong that nobody thought of."""
+    return answer(500, "internal_error", "Something went wrong here.", "It is in the log of the bridge.")
+
+
+def refusals(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """For the OpenAPI description: these answers are errors of this form."""
+    return {status: {"model": ErrorBody, "description": HTTPStatus(status).phrase} for status in statuses}
+
+
 def install(app: FastAPI) -> None:
     """Teach the application to answer with errors of this form."""
     app.add_exception_handler(PgcheckoutError, _ours)
@@ -50,11 +66,11 @@ def install(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unexpected)
 
 
-async def _ours(request: Request, error: Exception) -> JSONResponse:
+async def _ours(_request: Request, error: Exception) -> JSONResponse:
     if not isinstance(error, PgcheckoutError):
-        return await _unexpected(request, error)
+        return unexpected()
     if error.status >= 500:
-        log.error("%s %s: %s: %s", request.method, request.url.path, error.reason, error.message)
+        log.error("%s: %s", error.reason, error.message)
     return answer(error.status, error.reason, error.message, error.hint)
 
 
@@ -68,8 +84,11 @@ async def _invalid(_request: Request, error: Exception) -> JSONResponse:
 async def _http(_request: Request, error: Exception) -> JSONResponse:
     status = error.status_code if isinstance(error, HTTPException) else 500
     if status == 413:
-        return answer(413, "body_too_large", "The request body is too large.", "See PGCHECKOUT_MAX_BODY_BYTES.")
-    response = answer(status, f"http_{status}", HTTPStatus(status).phrase)
+        return too_large()
+    if status == 408:
+        response = answer(408, "body_too_slow", "The request body took too long.", "See PGCHECKOUT_MAX_BODY_SECONDS.")
+    else:
+        response = answer(status, f"http_{status}", HTTPStatus(status).phrase)
     if isinstance(error, HTTPException) and error.headers:  # Allow of a 405, say
         response.headers.update(error.headers)
     return response
@@ -77,4 +96,4 @@ async def _http(_request: Request, error: Exception) -> JSONResponse:
 
 async def _unexpected(_request: Request, _error: Exception) -> JSONResponse:
     # the server logs the trace
-    return answer(500, "internal_error", "Something went wrong here.", "It is in the log of the bridge.")
+    return unexpected()

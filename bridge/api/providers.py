@@ -11,10 +11,12 @@ from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from pydantic import BaseModel
 
+from bridge.alerts import note
 from bridge.api.context import Context, FromContext
-from bridge.api.errors import ErrorBody
+from bridge.api.edge import note_refusal
+from bridge.api.errors import ErrorBody, refusals
 from bridge.api.sources import check_source
-from bridge.errors import PgcheckoutError, ProviderUnknown
+from bridge.errors import PgcheckoutError, ProviderUnknown, SignatureInvalid, SourceRefused
 from bridge.metrics import WEBHOOKS
 from bridge.values import Handled
 
@@ -23,10 +25,23 @@ __all__ = ["router"]
 log = logging.getLogger("pgcheckout")
 router = APIRouter(tags=["providers"])
 
-_WRONG_NAME: dict[int | str, dict[str, Any]] = {
-    422: {"model": ErrorBody},
-    503: {"description": "The payment cannot be confirmed yet; the page comes again by itself."},
+_ANY = {"schema": {"type": "string", "format": "binary"}}
+_RAW_BODY = {
+    "requestBody": {
+        "description": "As the provider sends it, to the byte: its signature is over these.",
+        "content": {"application/json": _ANY, "application/x-www-form-urlencoded": _ANY},
+    }
 }
+_PAGE: dict[str, Any] = {"content": {"text/html": {"schema": {"type": "string"}}}}
+_FORM = {"requestBody": {"content": {"application/x-www-form-urlencoded": {"schema": {"type": "object"}}}}}
+_RETURN: dict[int | str, dict[str, Any]] = {
+    **refusals(408, 413, 422),
+    429: {"description": "Too many at once; the page comes again by itself.", **_PAGE},
+    503: {
+        "model": ErrorBody, "description": "The payment cannot be confirmed yet; the page comes again by itself.",
+        **_PAGE,
+    },
+}  # fmt: skip
 _ON_THE_WAY = ("completed", "processing", "partially_refunded", "refunded")
 
 
@@ -43,7 +58,8 @@ class WebhookAnswer(BaseModel):
 @router.post(
     "/webhooks/{provider}",
     response_model=WebhookAnswer,
-    responses={status: {"model": ErrorBody} for status in (400, 403, 404, 413, 422, 500, 502, 503)},
+    responses=refusals(400, 403, 404, 408, 413, 422, 502),
+    openapi_extra=_RAW_BODY,
 )
 async def receive_webhook(
     provider: ProviderName, request: Request, context: FromContext
@@ -54,6 +70,7 @@ async def receive_webhook(
         adapter = context.checkout.provider(provider)
     except ProviderUnknown as error:
         WEBHOOKS.labels("unknown", error.reason).inc()
+        note_refusal(request.scope, error)
         raise
     result: Handled | PgcheckoutError
     try:
@@ -62,6 +79,9 @@ async def receive_webhook(
         WEBHOOKS.labels(provider, result.result).inc()
     except PgcheckoutError as error:
         WEBHOOKS.labels(provider, error.reason).inc()
+        if isinstance(error, SignatureInvalid | SourceRefused):
+            note("signature_failures", provider)
+        note_refusal(request.scope, error)
         result = error
     reply = adapter.reply(body, result)
     if reply is not None:
@@ -71,20 +91,22 @@ async def receive_webhook(
     return WebhookAnswer(result=result.result, reason=result.reason)
 
 
-@router.get("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_WRONG_NAME)
+@router.get("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_RETURN)
 async def receive_return_by_link(provider: ProviderName, request: Request, context: FromContext) -> Response:
     """A buyer comes back: verify, apply, and on to the app's success or cancel page."""
     return await _send_on(context, provider, request.url.query)
 
 
-@router.post("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_WRONG_NAME)
+@router.post(
+    "/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_RETURN, openapi_extra=_FORM
+)
 async def receive_return_by_form(provider: ProviderName, request: Request, context: FromContext) -> Response:
     """The same for providers that send the buyer back with a form."""
     form = (await request.body()).decode("latin-1")
     return await _send_on(context, provider, "&".join(part for part in (request.url.query, form) if part))
 
 
-@router.get("/resume/{token}", status_code=303, response_class=RedirectResponse)
+@router.get("/resume/{token}", status_code=303, response_class=RedirectResponse, responses=refusals(422))
 async def resume(token: str, context: FromContext) -> Response:
     """A buyer follows the link of a reminder: on to the payment page, the old one if it is alive."""
     settings = context.settings

@@ -7,12 +7,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
 from fastapi import Request
+from starlette.types import Scope
 
 from bridge.errors import SourceRefused
 from bridge.providers import Provider
 from bridge.settings import Settings
 
-__all__ = ["check_source", "client_address"]
+__all__ = ["address_of", "check_source", "client_address"]
 
 Address = IPv4Address | IPv6Address
 
@@ -35,6 +36,13 @@ def client_address(peer: str, forwarded: str, trusted: Iterable[Any]) -> Address
     return None
 
 
+def address_of(scope: Scope, trusted: Iterable[Any]) -> Address | None:
+    """The address that a request comes from, as client_address finds it."""
+    peer = scope["client"][0] if scope.get("client") else ""
+    forwarded = b",".join(value for name, value in scope["headers"] if name == b"x-forwarded-for")
+    return client_address(peer, forwarded.decode("latin-1"), trusted)
+
+
 def check_source(request: Request, settings: Settings, adapter: Provider) -> None:
     """Refuse a webhook from elsewhere, where the provider says where they come from. Raises SourceRefused.
 
@@ -43,8 +51,7 @@ def check_source(request: Request, settings: Settings, adapter: Provider) -> Non
     allowed = [ip_network(source) for source in adapter.source_addresses]
     if not allowed:
         return
-    peer = request.client.host if request.client else ""
-    address = client_address(peer, ",".join(request.headers.getlist("x-forwarded-for")), settings.trusted_proxies)
+    address = address_of(request.scope, settings.trusted_proxies)
     if address is not None and not any(address in network for network in allowed):
         raise SourceRefused(
             f"{adapter.title} does not send webhooks from {address}.",

@@ -24,6 +24,10 @@ from bridge.errors import NotSignedIn
 __all__ = ["shop_router"]
 
 _DAY = 86_400
+_POLICY = (
+    "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; connect-src 'self'; img-src data:; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
 
 
 def shop_router(database_url: str, jwt_secret: str) -> APIRouter:
@@ -32,8 +36,10 @@ def shop_router(database_url: str, jwt_secret: str) -> APIRouter:
     owner_url = database_url.replace("authenticator@", "postgres@")
 
     @router.get("/", response_class=HTMLResponse)
-    def shop() -> str:
-        return files("bridge.demo").joinpath("static/shop.html").read_text("utf-8")
+    def shop() -> HTMLResponse:
+        page = files("bridge.demo").joinpath("static/shop.html").read_text("utf-8")
+        # not "no-store": who presses Back finds the page as it was left
+        return HTMLResponse(page, headers={"Content-Security-Policy": _POLICY, "Cache-Control": "no-cache"})
 
     @router.post("/demo/sign-in")
     def sign_in() -> dict[str, str]:

@@ -26,6 +26,7 @@ class Stack:
     url: str
     database_url: str
     sandbox_secret: str
+    settings: Settings
 
 
 @contextlib.contextmanager
@@ -40,10 +41,11 @@ def running_stack(port: int = 8000) -> Iterator[Stack]:
         with listening(port) as listener:
             jwt_secret, sandbox_secret = secrets.token_hex(32), secrets.token_hex(32)
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            app = create_app(_settings(address, database_url, jwt_secret, sandbox_secret))
+            settings = _settings(address, database_url, jwt_secret, sandbox_secret)
+            app = create_app(settings)
             app.include_router(shop_router(postgres.url("demo", "authenticator"), jwt_secret))
             with serving(app, listener) as url:
-                yield Stack(url, database_url, sandbox_secret)
+                yield Stack(url, database_url, sandbox_secret, settings)
     finally:
         postgres.stop()
 

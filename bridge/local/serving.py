@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import uvicorn
 from starlette.types import ASGIApp
 
+from bridge.api.server import SERVER_OPTIONS
 from bridge.errors import SetupError
 
 __all__ = ["listening", "serving"]
@@ -33,7 +34,7 @@ def listening(port: int = 0) -> Iterator[socket.socket]:
 @contextlib.contextmanager
 def serving(app: ASGIApp, listener: socket.socket) -> Iterator[str]:
     """Serve until the end of the block; gives the address once the application has started."""
-    config = uvicorn.Config(app, log_level="warning", ws="none", timeout_graceful_shutdown=3, proxy_headers=False)
+    config = uvicorn.Config(app, log_level="warning", timeout_graceful_shutdown=3, **SERVER_OPTIONS)
     server = uvicorn.Server(config)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, daemon=True)
     thread.start()

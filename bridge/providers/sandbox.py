@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from bridge.errors import InvalidRequest, ProviderRefused
+from bridge.errors import InvalidRequest, ProviderRefused, ProviderUnavailable
 from bridge.money import display_amount
 from bridge.providers.base import Provider, return_url
 from bridge.providers.http import send
@@ -122,5 +122,8 @@ class Sandbox(Provider):
             raise ProviderRefused(
                 f"The sandbox refused (HTTP {response.status_code}).", "Check PGCHECKOUT_SANDBOX_SECRET."
             )
-        answer: dict[str, Any] = response.json()
-        return answer
+        with shaped(ProviderUnavailable, "The sandbox's answer"):
+            answer = response.json()
+            if not isinstance(answer, dict):
+                raise TypeError(f"a {type(answer).__name__}")
+            return answer

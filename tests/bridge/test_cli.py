@@ -22,11 +22,12 @@ from bridge.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, Buyer, wait_until
 from tests.support.command import arguments, environment, run
 from tests.support.database import Database
+from tests.support.log_scanner import SCANNER
 
 
 def test_every_command_explains_itself() -> None:
     commands = get_command(app).commands  # type: ignore[attr-defined] # of a Group
-    assert {"demo", "doctor", "migrate", "refund", "replay", "serve", "verify", "work"} <= set(commands)
+    assert {"demo", "doctor", "migrate", "reconcile", "refund", "replay", "serve", "verify", "work"} <= set(commands)
     for name, command in commands.items():
         shown = CliRunner().invoke(app, [name, "--help"])
         assert shown.exit_code == 0
@@ -119,8 +120,9 @@ class TestServe:
         assert served.stdout
         logged = served.stdout.read()
         assert "Traceback" not in logged
-        assert '"GET /return/sandbox HTTP/1.1" 303' in logged
+        assert '"route": "/return/{provider}", "status": 303' in logged
         assert "Lovelace" not in logged
+        SCANNER.read(logged)
 
 
 def test_serve_without_a_database_says_so_in_one_line(tmp_path: Path) -> None:

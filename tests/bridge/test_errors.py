@@ -74,8 +74,8 @@ def test_the_page_lists_what_the_sql_raises_and_nothing_else() -> None:
 
 
 def test_the_page_lists_what_only_the_bridge_raises_and_nothing_else() -> None:
-    # no exception: the framework refuses the body before any of our code runs
-    expected = {"body_too_large": 413}
+    # no exceptions: these are refused at the edge, before any of our code runs
+    expected = {"body_too_large": 413, "body_too_slow": 408, "overloaded": 503}
     expected |= {reason: kind.status for reason, kind in classes().items() if reason not in raised_by_sql()}
     assert page().by_the_bridge == expected
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,8 +15,9 @@ import pytest
 
 from bridge.cli import main
 from bridge.settings import Settings
+from tests.support.log_scanner import SCANNER
 
-__all__ = ["Done", "arguments", "environment", "run"]
+__all__ = ["Done", "arguments", "environment", "own_logging", "run"]
 
 
 class Done(NamedTuple):
@@ -37,6 +40,18 @@ def arguments(*words: str) -> list[str]:
     return [sys.executable, "-c", "from bridge.cli import main; main()", *words]
 
 
+@contextlib.contextmanager
+def own_logging() -> Iterator[None]:
+    """What configures logging in the block does not do so for the tests after it."""
+    root = logging.getLogger()
+    handlers, level = list(root.handlers), root.level
+    try:
+        yield
+    finally:
+        root.handlers[:] = handlers
+        root.setLevel(level)
+
+
 def run(folder: Path, *words: str, **settings: Any) -> Done:
     """Run it in an empty folder until it ends; in this process, which saves a second each time."""
     out, err, code = io.StringIO(), io.StringIO(), 0
@@ -45,6 +60,7 @@ def run(folder: Path, *words: str, **settings: Any) -> Done:
         contextlib.chdir(folder),
         contextlib.redirect_stdout(out),
         contextlib.redirect_stderr(err),
+        own_logging(),
     ):
         patch.setattr(os, "environ", environment(settings))
         patch.setattr(sys, "argv", ["pgcheckout", *words])
@@ -52,4 +68,5 @@ def run(folder: Path, *words: str, **settings: Any) -> Done:
             main()
         except SystemExit as end:
             code = int(end.code or 0)
+    SCANNER.read(err.getvalue())
     return Done(code, out.getvalue(), err.getvalue())
