@@ -120,7 +120,7 @@ def running_bridge(db: Database, *accounts: Simulator | None, port: int = 0, **s
         for account in accounts:
             fitting |= account.settings() if account else {}
         chosen = load_settings(_env_file=None, **(fitting | settings))
-        with serving(create_app(chosen), listener), httpx.Client(base_url=url, timeout=30.0) as http:
+        with serving(create_app(chosen, watching=False), listener), httpx.Client(base_url=url, timeout=30.0) as http:
             yield Bridge(url, chosen, db, http)
 
 
