@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 export PG
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint migration freeze parts clean
+.PHONY: help demo test lint bench migration freeze parts clean
 
 help: ## list the targets
 	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ lint: $(VENV)/.dev ## check style, types, SQL and migrations
 	@$(BIN)/sqlfluff lint --disable-progress-bar sql supabase
 	@$(BIN)/squawk supabase/migrations/*.sql
 	@$(BIN)/python -m tests.support.parse_plpgsql
+
+bench: $(VENV)/.dev ## measure the functions against a floor (QUICK=1: a glance; ARGS="--clients 8 --write")
+	@$(BIN)/python -m tests.bench.run $(if $(QUICK),--quick) $(ARGS)
 
 migration: $(VENV)/.dev ## start a migration from what sql/ has and the migrations lack (name=verb_object)
 	@$(BIN)/python -m tests.support.author_migration $(name)

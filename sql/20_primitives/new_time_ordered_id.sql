@@ -9,17 +9,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_microseconds bigint := extract(epoch from clock_timestamp()) * 1000000;
-    v_fraction int := (v_microseconds % 1000) * 4096 / 1000;
     -- md5, because the built-in uuid hash may change between majors and a shard must never move
     v_shard int := ('x' || left(md5(p_user_id::text), 3))::bit(12)::int >> 2;
-    v_bytes bytea := uuid_send(gen_random_uuid());
 begin
-    v_bytes := overlay(v_bytes placing substring(int8send(v_microseconds / 1000) from 3) from 1 for 6);
-    v_bytes := set_byte(v_bytes, 6, 112 | (v_fraction >> 8));
-    v_bytes := set_byte(v_bytes, 7, v_fraction & 255);
-    v_bytes := set_byte(v_bytes, 14, (get_byte(v_bytes, 14) & 252) | (v_shard >> 8));
-    v_bytes := set_byte(v_bytes, 15, v_shard & 255);
-    return encode(v_bytes, 'hex')::uuid;
+    -- the second half of a random UUID brings the variant and the random bits with it
+    return lpad(
+        to_hex(((v_microseconds / 1000) << 16) | 28672 | ((v_microseconds % 1000) * 4096 / 1000)), 16, '0'
+    ) || to_hex(
+        (('x' || right(translate(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint & -1024) | v_shard
+    );
 end;
 $$;
 

@@ -23,8 +23,9 @@ comment on column payments.captures.disposition is
 'What it did: settled its session, came a second time (duplicate), was the wrong money (a mismatch), or came for a '
 'session whose user was deleted (orphaned).';
 
--- Guarantee 3: one capture at the most pays a session.
-create unique index captures_one_settles_a_session on payments.captures (session_id) where disposition = 'settled';
+-- Guarantee 3: one capture at the most pays a session; any number of others may stand beside it. Readers: refunds.
+create unique index captures_one_settles_a_session
+on payments.captures (session_id, (case when disposition = 'settled' then true end));
 
 -- Reader: recognise_capture, for callers that know the provider's page only.
 create index captures_by_page on payments.captures (provider, provider_session_id)

@@ -23,7 +23,9 @@ begin
     perform payments.check_provider(p_provider);
     v_draft.user_id := p_user_id;
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
-    perform payments.check_expected_price(p_price, v_offer);
+    if p_price is not null then
+        perform payments.check_expected_price(p_price, v_offer);
+    end if;
     -- who signed in by phone has the claim, but empty
     v_draft.email := coalesce(p_email, substring(
         auth.jwt() ->> 'email' from '^[^@[:space:][:cntrl:]]{1,160}@[^@[:space:][:cntrl:]]{1,159}$'
@@ -40,7 +42,7 @@ begin
     v_draft.amount := v_offer.amount;
     v_draft.coupon_id := v_offer.coupon_id;
     v_draft.metadata := coalesce(p_metadata, '{}');
-    v_draft.expires_at := p_now + (select s.session_ttl from payments.settings as s);
+    select p_now + s.session_ttl into v_draft.expires_at from payments.settings as s;
     return v_draft;
 end;
 $$;

@@ -19,9 +19,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_user_id uuid := payments.require_user(p_user_id);
-    v_fingerprint text := md5(jsonb_build_array(
+    v_fingerprint text := case when p_idempotency_key is not null then md5(jsonb_build_array(
         p_plan, p_email, trim_scale(p_price), p_provider, upper(p_currency), p_coupon, p_subject, p_metadata
-    )::text);
+    )::text) end;
     v_draft public.payment_checkout_sessions;
     v_open public.payment_checkout_sessions;
     v_id uuid;

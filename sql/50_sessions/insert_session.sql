@@ -17,8 +17,7 @@ begin
         p_draft.user_id, p_draft.email, p_draft.product_id, p_draft.kind, p_draft.terms, p_draft.subject,
         p_draft.provider, p_draft.currency,
         p_draft.original_amount, p_draft.discount_amount, p_draft.amount, p_draft.coupon_id,
-        p_draft.idempotency_key,
-        case when p_draft.idempotency_key is not null then p_draft.idempotency_fingerprint end,
+        p_draft.idempotency_key, p_draft.idempotency_fingerprint,
         p_draft.metadata, p_now, p_now, p_draft.expires_at
     )
     on conflict do nothing

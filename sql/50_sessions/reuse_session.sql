@@ -32,10 +32,7 @@ begin
         update public.payment_checkout_sessions as s
         set email = coalesce(p_draft.email, s.email),
             idempotency_key = coalesce(s.idempotency_key, p_draft.idempotency_key),
-            idempotency_fingerprint = case
-                when s.idempotency_key is not null then s.idempotency_fingerprint
-                when p_draft.idempotency_key is not null then p_draft.idempotency_fingerprint
-            end,
+            idempotency_fingerprint = coalesce(s.idempotency_fingerprint, p_draft.idempotency_fingerprint),
             updated_at = p_now
         where s.id = p_open.id;
     end if;

@@ -17,18 +17,20 @@ begin
         'product_name', (select p.name from public.payment_products as p where p.id = p_session.product_id),
         'provider', coalesce(p_attempt.provider, p_session.provider),
         'provider_payment_id', p_session.provider_payment_id,
-        'refundable_amount', payments.refundable_amount(p_session),
-        'refund_count', (select count(*) from public.payment_refunds as r where r.session_id = p_session.id),
-        'refund_under_way', (
+        'refundable_amount', case when p_session.completed_at is null then 0 else payments.refundable_amount(p_session) end,
+        'refund_count', case when p_session.completed_at is null then 0 else (
+            select count(*) from public.payment_refunds as r where r.session_id = p_session.id
+        ) end,
+        'refund_under_way', case when p_session.completed_at is not null then (
             select min(r.provider_refund_id)
             from public.payment_refunds as r
             where r.session_id = p_session.id and r.kind = 'refund' and r.status = 'pending'
-        ),
-        'refund_statuses', (
+        ) end,
+        'refund_statuses', case when p_session.completed_at is null then '{}' else (
             select coalesce(jsonb_object_agg(r.provider_refund_id, r.status), '{}')
             from public.payment_refunds as r
             where r.session_id = p_session.id
-        ),
+        ) end,
         'session_expires_at', p_session.expires_at,
         'number', p_attempt.number,
         'reference', p_attempt.reference,

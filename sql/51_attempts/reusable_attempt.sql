@@ -14,6 +14,9 @@ as $$
 declare
     v_attempt payments.attempts;
 begin
+    if p_session.current_attempt is null then
+        return null;
+    end if;
     select a.* into v_attempt
     from payments.attempts as a
     where a.number = p_session.current_attempt

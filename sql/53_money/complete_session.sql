@@ -48,8 +48,10 @@ begin
     perform payments.add_session_event(
         p_session.id, p_session.status, 'completed', p_source, v_review, p_capture.paid_at, p_now, v_grant.detail
     );
-    perform payments.alert_review(v_session, p_session.review_reason, reason, p_now)
-    from unnest(string_to_array(v_review, ', ')) as reason;
+    if v_review is not null then
+        perform payments.alert_review(v_session, p_session.review_reason, reason, p_now)
+        from unnest(string_to_array(v_review, ', ')) as reason;
+    end if;
     perform payments.queue_notification(v_session, 'receipt', '', '{}', p_now);
     perform payments.issue_document('invoice', v_session, v_session.amount, p_now);
     return v_session;

@@ -11,15 +11,16 @@ declare
 begin
     v_document.issued_at := p_now;
     v_document.year := extract(year from p_now at time zone 'UTC');
-    select c.last_number + 1 into v_document.number
-    from payments.invoice_counters as c
-    where c.series = v_document.series and c.year = v_document.year
-    for no key update skip locked;
-    if found then
-        update payments.invoice_counters as c
-        set last_number = v_document.number
-        where c.series = v_document.series and c.year = v_document.year;
-    elsif pg_try_advisory_xact_lock(hashtextextended(v_document.series || v_document.year, 7243921)) then
+    update payments.invoice_counters as c
+    set last_number = c.last_number + 1
+    where (c.series, c.year) = (
+        select k.series, k.year
+        from payments.invoice_counters as k
+        where k.series = v_document.series and k.year = v_document.year
+        for no key update skip locked
+    )
+    returning c.last_number into v_document.number;
+    if not found and pg_try_advisory_xact_lock(hashtextextended(v_document.series || v_document.year, 7243921)) then
         -- the first of its series and year, unless the row was only locked
         -- (INSERT would wait for whoever is changing the row, even with ON CONFLICT)
         insert into payments.invoice_counters (series, year, last_number)

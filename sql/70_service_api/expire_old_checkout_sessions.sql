@@ -13,7 +13,7 @@ begin
     with due as (
         select s.id, s.status
         from public.payment_checkout_sessions as s
-        where s.status in ('pending', 'processing') and s.expires_at <= now()
+        where s.status in ('pending', 'processing') and s.expires_at <= now() and s.expires_at > '-infinity'
         order by s.expires_at
         limit p_limit
         for no key update skip locked

@@ -24,6 +24,7 @@ _LINK = re.compile(r"\[[^\]]*\]\(([^)#\s]+)(#[\w-]+)?\)")
 _RUN_ELSEWHERE = {
     "make test": "this is it",
     "make lint": ".ci/run",
+    "make bench": "tests/tooling/test_bench.py runs the command behind it",
     "make demo": "tests/demo runs the command behind it, .ci/run the target with ONCE=1",
     "pip install pgcheckout": ".ci/run installs the wheel in an empty environment",
     "pgcheckout serve --host 0.0.0.0 --port 8000": "tests/bridge starts it on a free port",
@@ -120,7 +121,7 @@ def test_the_list_of_functions_is_complete(db: Database) -> None:
 
 def test_the_state_diagram_shows_exactly_the_transitions_of_the_guard() -> None:
     drawn = set(re.findall(r"^    (\w+) --> (\w+)", (REPOSITORY / "docs/states.md").read_text("utf-8"), re.MULTILINE))
-    guard = (REPOSITORY / "sql/20_primitives/guard_session_status.sql").read_text("utf-8")
+    guard = (REPOSITORY / "sql/20_primitives/guard_session.sql").read_text("utf-8")
     enforced = {
         (old, new)
         for old, news in re.findall(r"when '(\w+)' then new\.status in \(([^)]*)\)", guard)

@@ -49,4 +49,4 @@ def test_a_renamed_column_is_found_in_functions_and_triggers(db: Database) -> No
         connection.execute("alter table public.payment_checkout_sessions rename column status to state")
     found = {function for function, _ in _findings(db)}
     assert {"payments.settle_capture(payments.captures,text,text,timestamp with time zone)"} <= found
-    assert {"payments.guard_session_status()"} <= found
+    assert {"payments.guard_session()"} <= found

@@ -118,7 +118,7 @@ payments.fulfil_subscription                 -     -     -                  -
 payments.get_or_create_checkout_session      -     +     not_your_session   +
 payments.give_back_coupon_places             -     -     -                  -
 payments.group_of_session                    -     -     -                  -
-payments.guard_session_status                -     -     -                  -
+payments.guard_session                -     -     -                  -
 payments.hand_over                           -     -     -                  -
 payments.insert_session                      -     -     -                  -
 payments.is_service                          -     +     +                  +
