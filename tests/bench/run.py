@@ -73,10 +73,11 @@ class Bench:
             following = {"next_first": first, "next_last": first + share * clients - 1}
             for statement in filter(None, scenario.before.format(**block, **following).split(";")):
                 self.database.execute(statement.encode())
-            results[scenario.name] = self._run(scenario, clients, share, first)
+            results[scenario.name] = self.run(scenario, clients, share, first)
         return results
 
-    def _run(self, scenario: Scenario, clients: int, share: int, first: int) -> Result:
+    def run(self, scenario: Scenario, clients: int, share: int, first: int) -> Result:
+        """One scenario: ``share`` calls by each of ``clients``, with the buyers from ``first`` on."""
         before = self._counters()
         output = self._pgbench(scenario, clients, share, first)
         found = re.search(r"^tps = ([0-9.]+)", output, re.MULTILINE)
