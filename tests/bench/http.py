@@ -1,7 +1,7 @@
 """The webhook path over HTTP against its floors: ``python -m tests.bench.http`` (needs wrk, ``apt-get install wrk``).
 
 One bridge process with eight connections to a durable Postgres receives signed Stripe webhooks; beside it, in the
-same rounds, a hello-world on the same server and pgbench of the same function. Latency as wrk sees it with 8 connections.
+same rounds, a hello-world on the same server and pgbench of the same function. wrk keeps eight connections busy.
 """
 
 from __future__ import annotations
