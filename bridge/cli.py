@@ -5,30 +5,38 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import logging
+import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Coroutine
 from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
 from uuid import UUID
 
 import typer
 import uvicorn
+from prometheus_client import start_http_server
 
 from bridge import __version__
+from bridge.api.server import SERVER_OPTIONS
 from bridge.checkout import Checkout
 from bridge.doctor import examine
 from bridge.errors import PgcheckoutError, SetupError
-from bridge.jobs import Jobs
+from bridge.jobs import Jobs, ask_about, unsettled_pages
+from bridge.logs import configure
+from bridge.metrics import REGISTRY
 from bridge.migrations import migrate as apply_migrations
 from bridge.news import News
+from bridge.progress import Tally, bar, read_duration, show
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
 from bridge.refunds import Refunds
 from bridge.rpc import Rpc, connect_rpc, require_database
 from bridge.settings import Settings, load_settings
+from bridge.simulate.command import simulate_command
 from bridge.worker import Worker
 
 __all__ = ["main"]
@@ -80,6 +88,7 @@ def demo(
     for ending in (signal.SIGTERM, signal.SIGHUP):  # a closed terminal must not leave a Postgres behind
         signal.signal(ending, lambda *_: sys.exit(1))
     with running_stack(0 if once else port) as stack:
+        configure(stack.settings, level="warning")
         if once:
             good = buy_once(stack, typer.echo)
             typer.echo("exactly one fulfilment" if good else "NOT exactly one fulfilment")
@@ -94,6 +103,9 @@ def demo(
             typer.echo("Closing.")
 
 
+app.command("simulate")(simulate_command)
+
+
 @app.command()
 def serve(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
@@ -101,14 +113,13 @@ def serve(
     workers: Annotated[int, typer.Option(min=1, help="Processes.")] = 1,
 ) -> None:
     """Serve the bridge over HTTP. With several workers, /metrics counts each by itself."""
-    settings = load_settings()
+    settings = _settings()
     if workers > 1 and settings.sandbox_secret and not settings.sandbox_url:
         raise SetupError("The sandbox lives in one process.", "Use --workers 1, or set PGCHECKOUT_SANDBOX_URL.")
     require_database(settings)
     uvicorn.run(
-        "bridge.api.app:app_from_environment", factory=True, host=host, port=port, workers=workers,
-        proxy_headers=False,  # PGCHECKOUT_TRUSTED_PROXIES says whom to believe
-    )  # fmt: skip
+        "bridge.api.app:app_from_environment", factory=True, host=host, port=port, workers=workers, **SERVER_OPTIONS
+    )
 
 
 @app.command()
@@ -116,7 +127,7 @@ def migrate(
     database_url: Annotated[str | None, typer.Option(help="Instead of PGCHECKOUT_DATABASE_URL.")] = None,
 ) -> None:
     """Apply the packaged migrations and record them where the Supabase CLI looks."""
-    settings = load_settings(**{"database_url": database_url} if database_url else {})
+    settings = _settings(**{"database_url": database_url} if database_url else {})
     applied = apply_migrations(_database_url(settings))
     for migration in applied:
         typer.echo(f"applied {migration.version}_{migration.name}")
@@ -126,16 +137,46 @@ def migrate(
 @app.command()
 def verify(session_id: Annotated[UUID, typer.Argument(help="Id of a checkout session.")]) -> None:
     """Ask the provider about a session, apply its answer and print what is known."""
-    _run(_verify(load_settings(), session_id))
+    _run(_verify(_settings(), session_id))
+
+
+def _duration(text: str) -> timedelta:
+    try:
+        return read_duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+
+
+@app.command()
+def reconcile(
+    since: Annotated[
+        timedelta | None,
+        typer.Option(parser=_duration, metavar="2d", help="Sessions made since then (90m, 36h, 2d), due or not."),
+    ] = None,
+    provider: Annotated[str | None, typer.Option(help="Of this provider only.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="At most so many pages.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="The summary as JSON.")] = False,
+) -> None:
+    """Ask the providers about unsettled pages now and show what became of them; without --since, those that are due.
+
+    Safe beside workers: what one of them completes meanwhile counts as repaired. Exit 1 when a provider failed.
+    """
+    _run(_reconcile(_settings(), since, provider, limit, as_json=as_json))
 
 
 @app.command()
 def work(
-    name: Annotated[str, typer.Option(help="Of this worker, in payment_health.")] = "worker",
+    name: Annotated[
+        str | None, typer.Option(help="Of this worker, in payment_health; by default its host and process.")
+    ] = None,
+    metrics_port: Annotated[int | None, typer.Option(help="Serve /metrics of this worker here.")] = None,
+    metrics_host: Annotated[str, typer.Option(help="Address for it to listen on.")] = "127.0.0.1",
 ) -> None:
-    """Ask providers again about what is unsettled, expire sessions, queue reminders; until it is stopped."""
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
-    _run(_work(load_settings(), name))
+    """Ask providers again about what is unsettled, expire sessions, send letters, tell of incidents; until stopped."""
+    settings = _settings()
+    if metrics_port is not None:
+        start_http_server(metrics_port, metrics_host, REGISTRY)
+    _run(_work(settings, name or f"{socket.gethostname()}:{os.getpid()}"[-100:]))
 
 
 @app.command()
@@ -146,7 +187,7 @@ def refund(
     key: Annotated[str | None, typer.Option(help="The same key never gives money back twice.")] = None,
 ) -> None:
     """Give money back through the provider, record it and print what became of it."""
-    _run(_refund(load_settings(), session_id, amount, reason, key))
+    _run(_refund(_settings(), session_id, amount, reason, key))
 
 
 @app.command()
@@ -156,13 +197,13 @@ def replay(
     everything: Annotated[bool, typer.Option("--all", help="Every one of them, oldest first.")] = False,
 ) -> None:
     """List the webhooks that could not be applied, or handle one, or --all of them, again."""
-    _run(_replay(load_settings(), provider, event, everything=everything))
+    _run(_replay(_settings(), provider, event, everything=everything))
 
 
 @app.command()
 def doctor() -> None:
     """Check settings, database, migrations, grants, providers and clock; exit 1 when something must be done."""
-    _run(_doctor(load_settings()))
+    _run(_doctor(_settings()))
 
 
 @contextlib.asynccontextmanager
@@ -215,6 +256,24 @@ async def _replay(settings: Settings, provider: str | None, event: str | None, *
             raise typer.Exit(1)
 
 
+async def _reconcile(
+    settings: Settings, since: timedelta | None, provider: str | None, limit: int | None, *, as_json: bool
+) -> None:
+    tally = Tally()
+    async with _checkout(settings) as (rpc, checkout):
+        if provider:
+            checkout.provider(provider)
+        pages = await unsettled_pages(rpc, datetime.now(UTC) - since if since else None, provider, limit)
+        with bar(len(pages)) as move_on:
+            async with contextlib.aclosing(ask_about(rpc, checkout, pages)) as answers:
+                async for asked in answers:
+                    tally.add(asked)
+                    move_on(tally)
+    show(tally, as_json=as_json)
+    if tally.failed:
+        raise typer.Exit(1)
+
+
 async def _work(settings: Settings, name: str) -> None:
     stop = asyncio.Event()
     for ending in (signal.SIGTERM, signal.SIGINT):
@@ -232,6 +291,12 @@ async def _doctor(settings: Settings) -> None:
             typer.echo(f"         -> {finding.remedy}")
     if errors:
         raise typer.Exit(1)
+
+
+def _settings(**overrides: object) -> Settings:
+    settings = load_settings(**overrides)
+    configure(settings)
+    return settings
 
 
 def _database_url(settings: Settings) -> str:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import secrets
 import socket
 import threading
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 from urllib.parse import parse_qsl
@@ -77,6 +78,14 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+class _Server(uvicorn.Server):
+    """Leaves signals to whoever runs it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
 class Simulator(ABC):
     """An account at a provider. Use as a context manager; ``url`` is the address of its API.
 
@@ -93,9 +102,38 @@ class Simulator(ABC):
 
     def __init__(self) -> None:
         self.faults: deque[Fault] = deque()
+        """What goes wrong with the next requests, one after the other."""
+        self.weather: Fault | None = None
+        """What goes wrong with every other request, for as long as it is set."""
+        self.remembers = True
+        """Whether ``received`` is kept."""
         self.received: list[Received] = []
 
     def __enter__(self) -> Self:
+        """Serve from a thread of its own."""
+        self._listen()
+        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.should_exit = True
+        self._thread.join(10)
+        self._hang_up()
+
+    @contextlib.asynccontextmanager
+    async def serving(self) -> AsyncIterator[Self]:
+        """Serve on the running event loop: requests and deeds then take turns, however many there are of both."""
+        self._listen()
+        task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+        try:
+            yield self
+        finally:
+            self._server.should_exit = True
+            await task
+            self._hang_up()
+
+    def _listen(self) -> None:
         app = Starlette(routes=[Route("/{path:path}", self._serve, methods=["GET", "POST", "PUT", "PATCH", "DELETE"])])
         config = uvicorn.Config(
             app, log_config=None, access_log=False, ws="none", lifespan="off", timeout_graceful_shutdown=1
@@ -105,14 +143,9 @@ class Simulator(ABC):
         self._socket.bind(("127.0.0.1", 0))
         self._socket.listen()
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
-        self._server = uvicorn.Server(config)
-        self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self._socket]}, daemon=True)
-        self._thread.start()
-        return self
+        self._server = _Server(config)
 
-    def __exit__(self, *_: object) -> None:
-        self._server.should_exit = True
-        self._thread.join(10)
+    def _hang_up(self) -> None:
         self._socket.close()
 
     @abstractmethod
@@ -164,6 +197,10 @@ class Simulator(ABC):
         """The bank decides, for the merchant or for the buyer."""
         raise CannotDo
 
+    def forged_return_query(self, page: str) -> str:
+        """The same return, signed by somebody else; for providers whose returns are proof."""
+        raise CannotDo
+
     # what the provider knows
 
     @abstractmethod
@@ -183,8 +220,9 @@ class Simulator(ABC):
     async def _serve(self, request: Request) -> Response:
         body = await request.body()
         received = Received(request.method, request.url.path, request.url.query, dict(request.headers), body)
-        self.received.append(received)
-        fault = self.faults.popleft() if self.faults else Fault()
+        if self.remembers:
+            self.received.append(received)
+        fault = self.faults.popleft() if self.faults else self.weather or Fault()
         answer = await self.answer(received, fault)
         if fault.garbled:
             answer = Answer(200, fault.body)

@@ -175,7 +175,11 @@ class ClickSimulator(Simulator):
 
     def prepare(self, payment: Payment, tell: Tell) -> Json:
         """Ask the merchant, and keep the id that it gives."""
-        answer = self.read_reply(tell(self.preparation(payment)))
+        return self.heed(payment, tell(self.preparation(payment)))
+
+    def heed(self, payment: Payment, response: httpx.Response) -> Json:
+        """Take in the merchant's answer to a Prepare."""
+        answer = self.read_reply(response)
         if answer["error"] == 0:
             assert type(answer["merchant_prepare_id"]) is int
             assert 0 < answer["merchant_prepare_id"] < 2**31

@@ -131,6 +131,9 @@ class HyPaySimulator(Simulator):
             raise CannotDo("HyPay sends nobody back who has not tried to pay")
         return self.return_of(tries[-1])
 
+    def forged_return_query(self, page: str) -> str:
+        return self.return_of(self._tries(page)[-1], key="somebody-elses")
+
     def return_of(self, transaction: Transaction, key: str | None = None) -> str:
         """The query with which HyPay sends a buyer back; signed with ``key``."""
         major = f"{Decimal(transaction.amount) / 100:f}"

@@ -20,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from functools import cache
 from pathlib import Path
-from typing import Self
 from urllib.parse import parse_qs, urlsplit
 
 from cryptography import x509
@@ -152,15 +151,14 @@ class PayPalSimulator(Simulator):
         self._done: dict[str, Json] = {}  # by PayPal-Request-Id
         self._in_flight: set[str] = set()
 
-    def __enter__(self) -> Self:
-        super().__enter__()
+    def _listen(self) -> None:
+        super()._listen()
         self._folder = tempfile.TemporaryDirectory()
         self.ca_file = Path(self._folder.name) / "ca.pem"
         self.ca_file.write_bytes(self.authority.pem)
-        return self
 
-    def __exit__(self, *raised: object) -> None:
-        super().__exit__(*raised)
+    def _hang_up(self) -> None:
+        super()._hang_up()
         self._folder.cleanup()
 
     def settings(self) -> Json:
