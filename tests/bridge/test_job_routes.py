@@ -43,7 +43,8 @@ def test_each_job_says_how_much_it_has_done(office: Bridge, stripe: StripeSimula
 def test_a_job_that_there_is_not_lists_those_that_there_are(office: Bridge) -> None:
     answer = run(office, "everything")
     assert (answer.status_code, answer.json()["error"]["reason"]) == (404, "not_supported")
-    assert answer.json()["error"]["hint"] == "There are: reconcile, notify, remind, expire, number, cleanup, watch, audit."
+    hint = answer.json()["error"]["hint"]
+    assert hint == "There are: reconcile, notify, remind, expire, number, cleanup, watch, audit."
 
 
 def test_it_takes_the_admin_token(office: Bridge) -> None:
