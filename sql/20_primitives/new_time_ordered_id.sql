@@ -13,11 +13,12 @@ declare
     v_shard int := ('x' || left(md5(p_user_id::text), 3))::bit(12)::int >> 2;
 begin
     -- the second half of a random UUID brings the variant and the random bits with it
-    return lpad(
-        to_hex(((v_microseconds / 1000) << 16) | 28672 | ((v_microseconds % 1000) * 4096 / 1000)), 16, '0'
-    ) || to_hex(
-        (('x' || right(translate(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint & -1024) | v_shard
-    );
+    return (
+        lpad(to_hex(((v_microseconds / 1000) << 16) | 28672 | ((v_microseconds % 1000) * 4096 / 1000)), 16, '0')
+        || to_hex(
+            (('x' || right(translate(gen_random_uuid()::text, '-', ''), 16))::bit(64)::bigint & -1024) | v_shard
+        )
+    )::uuid;
 end;
 $$;
 

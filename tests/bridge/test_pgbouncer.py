@@ -36,7 +36,7 @@ def as_the_runbook_says() -> str:
     return found[1]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _login(server: LocalPostgres, postgresql_server: object) -> Iterator[None]:  # whose template knows the roles
     with psycopg.connect(server.url(), autocommit=True) as owner:
         owner.execute(f"drop role if exists {LOGIN}".encode())
@@ -45,13 +45,13 @@ def _login(server: LocalPostgres, postgresql_server: object) -> Iterator[None]: 
         owner.execute(f"drop role {LOGIN}".encode())
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pooler(server: LocalPostgres, _login: None) -> Iterator[PgBouncer]:
     with PgBouncer(parts.path_of("pgbouncer", server), server, LOGIN, pool_size=POOL_SIZE) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def _running() -> Iterator[tuple[ExitStack, list[Bridge]]]:
     with ExitStack() as stack:
         yield stack, []

@@ -776,7 +776,8 @@ def test_credentials_and_buyers_are_in_no_log_and_no_error(
     hypay: HyPaySimulator, bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG)
-    caplog.set_level(logging.DEBUG, logger="httpx")  # which the bridge has silenced
+    for name in ("httpx", "httpcore"):  # which the bridge silences
+        caplog.set_level(logging.DEBUG, logger=name)
     told: list[str] = []
 
     def note(deed: Callable[[], object]) -> None:
