@@ -7,12 +7,14 @@ import time
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, TypeVar
 
+import psycopg
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from tests.support.database import Database
 
-__all__ = ["all_at_once", "start_and_see_it_wait"]
+__all__ = ["again_when_told", "all_at_once", "start_and_see_it_wait"]
 
 T = TypeVar("T")
 
@@ -28,6 +30,18 @@ def all_at_once(jobs: Sequence[Callable[[], T]]) -> list[T]:
     with ThreadPoolExecutor(len(jobs)) as pool:
         running = [pool.submit(run, job) for job in jobs]
     return [done.result() for done in running]
+
+
+def again_when_told(job: Callable[[], T]) -> T:
+    """Do what the bridge does: a call that is answered ``try_again`` is made again, a few times."""
+    for _ in range(5):
+        try:
+            return job()
+        except psycopg.Error as error:
+            if error.diag.message_detail != "try_again":
+                raise
+            time.sleep(0.02)
+    return job()
 
 
 def start_and_see_it_wait(db: Database, job: Callable[[], T]) -> Future[T]:
