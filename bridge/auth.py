@@ -1,4 +1,5 @@
-"""Who is calling? Supabase user tokens: HS256 with the project's secret, or ES256 and RS256 with its public keys.
+"""Who is calling? Supabase user tokens: HS256 with the project's secret, or ES256 and RS256 with its public keys; and
+the tokens that operators have chosen.
 
 Source: supabase.com/docs/guides/auth/jwts and /signing-keys.
 """
@@ -6,6 +7,7 @@ Source: supabase.com/docs/guides/auth/jwts and /signing-keys.
 from __future__ import annotations
 
 import asyncio
+import hmac
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +15,12 @@ from uuid import UUID
 
 import httpx
 import jwt
+from pydantic import SecretStr
 
 from bridge.errors import NotSignedIn, ProviderUnavailable
 from bridge.settings import Settings
 
-__all__ = ["Tokens", "User"]
+__all__ = ["Tokens", "User", "check_token"]
 
 _KEYS_ARE_FRESH_FOR = 600.0
 _ASK_AGAIN_AFTER = 10.0  # an unknown key id may be a new key, but may not make us ask all the time
@@ -31,6 +34,12 @@ class User:
 
     id: UUID
     email: str | None
+
+
+def check_token(authorization: str | None, token: SecretStr, name: str) -> None:
+    """Compare a bearer token with ours, in constant time. Raises NotSignedIn, with the name that it goes by."""
+    if not hmac.compare_digest((authorization or "").encode(), f"Bearer {token.get_secret_value()}".encode()):
+        raise NotSignedIn(f"The {name} token is missing or wrong.", "Send it as Authorization: Bearer ….")
 
 
 class Tokens:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated
 from uuid import UUID
 
@@ -12,7 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from bridge.api.context import FromContext
 from bridge.api.errors import refusals
-from bridge.errors import NotSignedIn, NotSupported
+from bridge.auth import check_token
+from bridge.errors import NotSupported
 from bridge.values import RefundStatus, SessionStatus
 
 __all__ = ["router"]
@@ -29,9 +29,7 @@ async def _admin(
     token = context.settings.admin_token
     if token is None:
         raise NotSupported("The admin routes are closed.", "Set PGCHECKOUT_ADMIN_TOKEN to open them.")
-    given = (authorization or "").encode()
-    if not hmac.compare_digest(given, f"Bearer {token.get_secret_value()}".encode()):
-        raise NotSignedIn("The admin token is missing or wrong.", "Send it as Authorization: Bearer ….")
+    check_token(authorization, token, "admin")
 
 
 router = APIRouter(

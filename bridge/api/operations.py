@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Header, Response, Security
@@ -13,7 +12,8 @@ from pydantic import BaseModel
 from bridge.api.context import FromContext
 from bridge.api.errors import ErrorBody
 from bridge.api.health import stale_workers
-from bridge.errors import NotSignedIn, NotSupported
+from bridge.auth import check_token
+from bridge.errors import NotSupported
 from bridge.metrics import exposition
 
 __all__ = ["router"]
@@ -65,8 +65,7 @@ async def _may_count(
         if context.settings.environment == "development":
             return
         raise NotSupported("The metrics are closed.", "Set PGCHECKOUT_METRICS_TOKEN to open them.")
-    if not hmac.compare_digest((authorization or "").encode(), f"Bearer {token.get_secret_value()}".encode()):
-        raise NotSignedIn("The metrics token is missing or wrong.", "Send it as Authorization: Bearer ….")
+    check_token(authorization, token, "metrics")
 
 
 @router.get(
