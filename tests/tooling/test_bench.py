@@ -17,8 +17,6 @@ def test_a_quick_benchmark_measures_every_scenario() -> None:
     assert done.returncode == 0, done.stderr
     rows = [line.split(" | ") for line in done.stdout.splitlines() if line.startswith("| ")][1:]
     assert [row[0].removeprefix("| ") for row in rows] == [scenario.name for scenario in SCENARIOS]
-    # a reuse and a replay only read
+    # vacuum and checkpoints write meanwhile: that a repeated call writes nothing, tests/sql/test_wal.py shows
     written = {row[0].removeprefix("| "): int(row[4].replace(",", "")) for row in rows}
     assert written["create"] > 200
-    assert written["reuse"] < 50
-    assert written["replay"] < 50
