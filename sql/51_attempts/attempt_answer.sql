@@ -7,30 +7,19 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_product_name text;
 begin
+    select p.name into v_product_name from public.payment_products as p where p.id = p_session.product_id;
     return payments.session_answer(p_session, p_session.completed_at is not null) || jsonb_build_object(
         'user_id', p_session.user_id,
         'amount', p_session.amount,
         'currency', p_session.currency,
         'email', p_session.email,
         'product_id', p_session.product_id,
-        'product_name', (select p.name from public.payment_products as p where p.id = p_session.product_id),
+        'product_name', v_product_name,
         'provider', coalesce(p_attempt.provider, p_session.provider),
         'provider_payment_id', p_session.provider_payment_id,
-        'refundable_amount', case when p_session.completed_at is null then 0 else payments.refundable_amount(p_session) end,
-        'refund_count', case when p_session.completed_at is null then 0 else (
-            select count(*) from public.payment_refunds as r where r.session_id = p_session.id
-        ) end,
-        'refund_under_way', case when p_session.completed_at is not null then (
-            select min(r.provider_refund_id)
-            from public.payment_refunds as r
-            where r.session_id = p_session.id and r.kind = 'refund' and r.status = 'pending'
-        ) end,
-        'refund_statuses', case when p_session.completed_at is null then '{}' else (
-            select coalesce(jsonb_object_agg(r.provider_refund_id, r.status), '{}')
-            from public.payment_refunds as r
-            where r.session_id = p_session.id
-        ) end,
         'session_expires_at', p_session.expires_at,
         'number', p_attempt.number,
         'reference', p_attempt.reference,
@@ -38,7 +27,11 @@ begin
         'checkout_url', p_attempt.checkout_url,
         'created_at', p_attempt.created_at,
         'expires_at', p_attempt.expires_at
-    );
+    ) || case
+        when p_session.completed_at is null
+            then '{"refundable_amount": 0, "refund_count": 0, "refund_under_way": null, "refund_statuses": {}}'
+        else payments.refund_answer(p_session)
+    end;
 end;
 $$;
 

@@ -17,14 +17,15 @@ declare
     v_session_id uuid;
     v_attempt payments.attempts;
 begin
-    select a.number, a.session_id into v_number, v_session_id
+    select a.* into v_attempt
     from payments.attempts as a
     where a.reference = p_reference and a.provider = coalesce(p_provider, a.provider);
-    if v_session_id is null and p_provider_session_id is not null then
-        select a.number, a.session_id into v_number, v_session_id
+    if not found and p_provider_session_id is not null then
+        select a.* into v_attempt
         from payments.attempts as a
         where a.provider = p_provider and a.provider_session_id = p_provider_session_id;
     end if;
+    v_session_id := v_attempt.session_id;
     if v_session_id is null and p_session_id is not null then
         -- the attempt that was paid speaks for a paid session
         select coalesce(c.attempt_number, s.current_attempt), s.id into v_number, v_session_id
@@ -41,10 +42,12 @@ begin
         raise exception 'No checkout session belongs to this reference.'
             using errcode = 'PT404', detail = 'session_not_found', hint = 'Check the session id or the reference.';
     end if;
-    select a.* into v_attempt
-    from payments.attempts as a
-    where a.number = v_number and a.provider = coalesce(p_provider, a.provider);
-    v_attempt.session_id := v_session_id;
+    if v_attempt.number is null then
+        select a.* into v_attempt
+        from payments.attempts as a
+        where a.number = v_number and a.provider = coalesce(p_provider, a.provider);
+        v_attempt.session_id := v_session_id;
+    end if;
     return v_attempt;
 end;
 $$;

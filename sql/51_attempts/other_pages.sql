@@ -10,6 +10,12 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_sessions uuid[] := array(
+        select s.id
+        from payments.sessions_of_purchase(p_session) as s
+        where s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled')
+    );
 begin
     return (
         select coalesce(jsonb_agg(jsonb_build_object(
@@ -17,14 +23,14 @@ begin
         )), '[]')
         from (
             select a.provider, a.provider_session_id
-            from payments.sessions_of_purchase(p_session) as s
-            inner join payments.attempts as a on s.id = a.session_id
-            where (s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled'))
+            from payments.attempts as a
+            where a.session_id = any(v_sessions)
                 and a.number is distinct from p_attempt_number
                 and a.provider_session_id is not null
                 and a.status in ('open', 'processing')
                 and a.created_at > p_now - interval '3 days'
-            order by a.number desc
+            -- not by number: the planner would walk the newest attempts of everybody
+            order by a.created_at desc
             limit 5
         ) as page
     );

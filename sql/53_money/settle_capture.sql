@@ -15,16 +15,19 @@ declare
     v_capture payments.captures := p_claim;
     v_session public.payment_checkout_sessions;
 begin
-    if payments.recognise_capture(p_claim, p_source, p_now) then
+    v_session := payments.session_by_id(p_claim.session_id);
+    -- recorded money has left its mark on the session: an untouched one needs no look before the lock
+    if (v_session.status <> 'pending' or v_session.review_reason is not null)
+        and payments.recognise_capture(p_claim, p_source, p_now)
+    then
         v_session := payments.session_by_id(p_claim.session_id);
         return payments.session_answer(v_session, v_session.completed_at is not null);
     end if;
-    -- late money locks the purchase first (yield_purchase)
-    perform payments.lock_purchase(s)
-    from public.payment_checkout_sessions as s
-    where s.id = p_claim.session_id and s.status in ('failed', 'expired', 'cancelled');
+    if v_session.status in ('failed', 'expired', 'cancelled') then -- late money (yield_purchase)
+        perform payments.lock_purchase(v_session);
+    end if;
     v_session := payments.lock_session(p_claim.session_id);
-    -- a second look behind the lock: the winner of a race has committed by now
+    -- the look behind the lock: the winner of a race has committed by now
     if payments.recognise_capture(p_claim, p_source, p_now) then
         v_session := payments.session_by_id(p_claim.session_id);
         return payments.session_answer(v_session, v_session.completed_at is not null);

@@ -12,21 +12,18 @@ as $$
 declare
     v_document public.payment_invoices;
 begin
-    select case p_kind when 'invoice' then s.invoice_series else s.credit_note_series end into v_document.series
-    from payments.settings as s;
-    v_document.kind := p_kind;
-    v_document.session_id := p_session.id;
-    v_document.user_id := p_session.user_id;
-    v_document.email := p_session.email;
-    v_document.product_id := p_session.product_id;
-    v_document.product_name := (select p.name from public.payment_products as p where p.id = p_session.product_id);
-    v_document.currency := p_session.currency;
-    v_document.original_amount := p_session.original_amount;
-    v_document.discount_amount := p_session.discount_amount;
-    v_document.amount := p_amount;
-    v_document.provider := p_session.provider;
-    v_document.provider_payment_id := p_session.provider_payment_id;
-    v_document.paid_at := p_session.completed_at;
+    select
+        case p_kind when 'invoice' then t.invoice_series else t.credit_note_series end, null, null, p_kind,
+        p_session.id, p_session.user_id, p_session.email, p_session.product_id, p.name, p_session.currency,
+        p_session.original_amount, p_session.discount_amount, p_amount,
+        p_session.provider, p_session.provider_payment_id, p_session.completed_at
+    into
+        v_document.series, v_document.year, v_document.number, v_document.kind,
+        v_document.session_id, v_document.user_id, v_document.email, v_document.product_id, v_document.product_name,
+        v_document.currency, v_document.original_amount, v_document.discount_amount, v_document.amount,
+        v_document.provider, v_document.provider_payment_id, v_document.paid_at
+    from payments.settings as t
+    left join public.payment_products as p on p.id = p_session.product_id;
     if not payments.number_document(v_document, p_now) then
         insert into payments.unnumbered_invoices (document, created_at) values (to_jsonb(v_document), p_now);
     end if;

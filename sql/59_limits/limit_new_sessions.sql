@@ -6,22 +6,23 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_wait interval;
+    v_limit int;
+    v_window interval;
+    v_blocking timestamptz;
 begin
-    -- how long until the session that must leave the window before the user may make this one has left it
-    select blocking.created_at + t.rate_window - p_now into v_wait
-    from payments.settings as t
-    cross join lateral (
-        select s.created_at
-        from public.payment_checkout_sessions as s
-        where t.create_limit is not null
-            and s.user_id = p_user_id and s.id >= payments.first_id_at(p_now - t.rate_window)
-        order by s.id desc
-        offset t.create_limit -- the new one is there already: who loses a race to insert makes none and is not counted
-        limit 1
-    ) as blocking;
+    select t.create_limit, t.rate_window into v_limit, v_window from payments.settings as t;
+    if v_limit is null then
+        return;
+    end if;
+    -- the session that must leave the window before the user may make this one
+    select s.created_at into v_blocking
+    from public.payment_checkout_sessions as s
+    where s.user_id = p_user_id and s.id >= payments.first_id_at(p_now - v_window)
+    order by s.id desc
+    offset v_limit -- the new one is there already: who loses a race to insert makes none and is not counted
+    limit 1;
     if found then
-        perform payments.refuse_for_now('checkout sessions', v_wait);
+        perform payments.refuse_for_now('checkout sessions', v_blocking + v_window - p_now);
     end if;
 end;
 $$;

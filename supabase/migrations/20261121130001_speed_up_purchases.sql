@@ -7,6 +7,32 @@
 -- squawk-ignore-file require-concurrent-index-creation, require-concurrent-index-deletion
 set lock_timeout = '5s';
 
+create function payments.refund_answer(p_session public.payment_checkout_sessions)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return (
+        select jsonb_build_object(
+            'refundable_amount', payments.refundable_amount(p_session),
+            'refund_count', count(*),
+            'refund_under_way', min(r.provider_refund_id) filter (where r.kind = 'refund' and r.status = 'pending'),
+            'refund_statuses', coalesce(jsonb_object_agg(r.provider_refund_id, r.status), '{}')
+        )
+        from public.payment_refunds as r
+        where r.session_id = p_session.id
+    );
+end;
+$$;
+
+comment on function payments.refund_answer(public.payment_checkout_sessions) is
+'What the bridge needs to know before it asks for a refund. Amounts in minor units.';
+
+revoke all on function payments.refund_answer(public.payment_checkout_sessions)
+from public, anon, authenticated, service_role;
+
 -- What must hold for every session row, enforced where nobody can forget it. docs/states.md draws the state machine; a
 -- test holds the two together. A trigger, because Postgres reads and compiles a table's CHECK constraints anew in every
 -- statement: these rules as constraints cost half of an insert (docs/adr/0012).
@@ -320,30 +346,19 @@ language plpgsql
 stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    v_product_name text;
 begin
+    select p.name into v_product_name from public.payment_products as p where p.id = p_session.product_id;
     return payments.session_answer(p_session, p_session.completed_at is not null) || jsonb_build_object(
         'user_id', p_session.user_id,
         'amount', p_session.amount,
         'currency', p_session.currency,
         'email', p_session.email,
         'product_id', p_session.product_id,
-        'product_name', (select p.name from public.payment_products as p where p.id = p_session.product_id),
+        'product_name', v_product_name,
         'provider', coalesce(p_attempt.provider, p_session.provider),
         'provider_payment_id', p_session.provider_payment_id,
-        'refundable_amount', case when p_session.completed_at is null then 0 else payments.refundable_amount(p_session) end,
-        'refund_count', case when p_session.completed_at is null then 0 else (
-            select count(*) from public.payment_refunds as r where r.session_id = p_session.id
-        ) end,
-        'refund_under_way', case when p_session.completed_at is not null then (
-            select min(r.provider_refund_id)
-            from public.payment_refunds as r
-            where r.session_id = p_session.id and r.kind = 'refund' and r.status = 'pending'
-        ) end,
-        'refund_statuses', case when p_session.completed_at is null then '{}' else (
-            select coalesce(jsonb_object_agg(r.provider_refund_id, r.status), '{}')
-            from public.payment_refunds as r
-            where r.session_id = p_session.id
-        ) end,
         'session_expires_at', p_session.expires_at,
         'number', p_attempt.number,
         'reference', p_attempt.reference,
@@ -351,7 +366,11 @@ begin
         'checkout_url', p_attempt.checkout_url,
         'created_at', p_attempt.created_at,
         'expires_at', p_attempt.expires_at
-    );
+    ) || case
+        when p_session.completed_at is null
+            then '{"refundable_amount": 0, "refund_count": 0, "refund_under_way": null, "refund_statuses": {}}'
+        else payments.refund_answer(p_session)
+    end;
 end;
 $$;
 
@@ -495,22 +514,23 @@ stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    v_wait interval;
+    v_limit int;
+    v_window interval;
+    v_blocking timestamptz;
 begin
-    -- how long until the session that must leave the window before the user may make this one has left it
-    select blocking.created_at + t.rate_window - p_now into v_wait
-    from payments.settings as t
-    cross join lateral (
-        select s.created_at
-        from public.payment_checkout_sessions as s
-        where t.create_limit is not null
-            and s.user_id = p_user_id and s.id >= payments.first_id_at(p_now - t.rate_window)
-        order by s.id desc
-        offset t.create_limit -- the new one is there already: who loses a race to insert makes none and is not counted
-        limit 1
-    ) as blocking;
+    select t.create_limit, t.rate_window into v_limit, v_window from payments.settings as t;
+    if v_limit is null then
+        return;
+    end if;
+    -- the session that must leave the window before the user may make this one
+    select s.created_at into v_blocking
+    from public.payment_checkout_sessions as s
+    where s.user_id = p_user_id and s.id >= payments.first_id_at(p_now - v_window)
+    order by s.id desc
+    offset v_limit -- the new one is there already: who loses a race to insert makes none and is not counted
+    limit 1;
     if found then
-        perform payments.refuse_for_now('checkout sessions', v_wait);
+        perform payments.refuse_for_now('checkout sessions', v_blocking + v_window - p_now);
     end if;
 end;
 $$;
@@ -556,5 +576,241 @@ begin
     from expired;
     get diagnostics v_count = row_count;
     return v_count;
+end;
+$$;
+
+-- Our own reference first: providers echo it on every path. Then the provider's session, then ours, and last the
+-- payment, which is all that some refund and dispute notifications carry.
+create or replace function payments.find_attempt(
+    p_provider text,
+    p_reference text,
+    p_session_id uuid,
+    p_provider_session_id text,
+    p_provider_payment_id text
+)
+returns payments.attempts
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_number bigint;
+    v_session_id uuid;
+    v_attempt payments.attempts;
+begin
+    select a.* into v_attempt
+    from payments.attempts as a
+    where a.reference = p_reference and a.provider = coalesce(p_provider, a.provider);
+    if not found and p_provider_session_id is not null then
+        select a.* into v_attempt
+        from payments.attempts as a
+        where a.provider = p_provider and a.provider_session_id = p_provider_session_id;
+    end if;
+    v_session_id := v_attempt.session_id;
+    if v_session_id is null and p_session_id is not null then
+        -- the attempt that was paid speaks for a paid session
+        select coalesce(c.attempt_number, s.current_attempt), s.id into v_number, v_session_id
+        from public.payment_checkout_sessions as s
+        left join payments.captures as c on s.id = c.session_id and c.disposition = 'settled'
+        where s.id = p_session_id;
+    end if;
+    if v_session_id is null and p_provider_payment_id is not null then
+        select c.attempt_number, c.session_id into v_number, v_session_id
+        from payments.captures as c
+        where c.provider = p_provider and c.provider_payment_id = p_provider_payment_id;
+    end if;
+    if v_session_id is null or v_session_id <> p_session_id then
+        raise exception 'No checkout session belongs to this reference.'
+            using errcode = 'PT404', detail = 'session_not_found', hint = 'Check the session id or the reference.';
+    end if;
+    if v_attempt.number is null then
+        select a.* into v_attempt
+        from payments.attempts as a
+        where a.number = v_number and a.provider = coalesce(p_provider, a.provider);
+        v_attempt.session_id := v_session_id;
+    end if;
+    return v_attempt;
+end;
+$$;
+
+-- Pages on which this purchase can still be paid, or has been without our knowing: earlier ones of the session, and
+-- those of its closed sessions. Before a new page opens they are closed; when a buyer asks, they are asked about too.
+create or replace function payments.other_pages(
+    p_session public.payment_checkout_sessions,
+    p_attempt_number bigint,
+    p_now timestamptz
+)
+returns jsonb
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_sessions uuid[] := array(
+        select s.id
+        from payments.sessions_of_purchase(p_session) as s
+        where s.id = p_session.id or s.status in ('failed', 'expired', 'cancelled')
+    );
+begin
+    return (
+        select coalesce(jsonb_agg(jsonb_build_object(
+            'provider', page.provider, 'provider_session_id', page.provider_session_id
+        )), '[]')
+        from (
+            select a.provider, a.provider_session_id
+            from payments.attempts as a
+            where a.session_id = any(v_sessions)
+                and a.number is distinct from p_attempt_number
+                and a.provider_session_id is not null
+                and a.status in ('open', 'processing')
+                and a.created_at > p_now - interval '3 days'
+            -- not by number: the planner would walk the newest attempts of everybody
+            order by a.created_at desc
+            limit 5
+        ) as page
+    );
+end;
+$$;
+
+create or replace function payments.read_outcome(p_outcome jsonb)
+returns payments.outcome
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_outcome payments.outcome;
+    v_wrong text;
+begin
+    begin
+        v_outcome := jsonb_populate_record(null::payments.outcome, p_outcome);
+    exception
+        when data_exception then
+            v_wrong := concat_ws(': ', payments.wrong_outcome_field(p_outcome), sqlerrm);
+    end;
+    v_outcome.currency := upper(v_outcome.currency);
+    v_outcome.source := coalesce(v_outcome.source, 'webhook');
+    v_wrong := coalesce(v_wrong, case
+        when v_outcome.provider is null or v_outcome.provider !~ '^[a-z][a-z0-9_-]{0,62}$' then 'provider is missing or no name'
+        when v_outcome.status not in ('pending', 'processing', 'completed', 'failed', 'expired', 'cancelled')
+            then 'status must be pending, processing, completed, failed, expired or cancelled'
+        when v_outcome.source not in ('client', 'webhook', 'verify', 'return', 'reconcile', 'cron', 'admin')
+            then 'source must be client, webhook, verify, return, reconcile, cron or admin'
+        when v_outcome.refunds <> '[]' and payments.wrong_refund_field(v_outcome.refunds) is not null
+            then payments.wrong_refund_field(v_outcome.refunds)
+        when v_outcome.status is null and not coalesce(v_outcome.disputed, false)
+            and coalesce(jsonb_array_length(v_outcome.refunds), 0) = 0
+            then 'status is missing'
+        when v_outcome.status = 'completed' and coalesce(length(v_outcome.provider_payment_id), 0) not between 1 and 255
+            then 'provider_payment_id must have 1 to 255 characters'
+        when v_outcome.status = 'completed' and (v_outcome.amount is null or v_outcome.amount < 0)
+            then 'amount must be an integer in minor units, not negative'
+        when v_outcome.status = 'completed' and coalesce(v_outcome.currency, '') !~ '^[A-Z]{3}$'
+            then 'currency must be an ISO 4217 code'
+        when length(v_outcome.provider_session_id) > 255 or length(v_outcome.provider_customer_id) > 255
+            or length(v_outcome.provider_payment_id) > 255
+            then 'provider_session_id, provider_payment_id and provider_customer_id must have at most 255 characters'
+        when v_outcome.currency !~ '^[A-Z]{3}$' then 'currency must be an ISO 4217 code'
+        when v_outcome.paid_at not between '1970-01-01Z' and now() + interval '1 day'
+            then 'paid_at must be a time between 1970 and now'
+    end);
+    if v_wrong is not null then
+        raise exception 'The outcome is not valid: %.', v_wrong
+            using errcode = 'PT422', detail = 'outcome_invalid', hint = 'Correct the field of p_outcome that the message names.';
+    end if;
+    return v_outcome;
+end;
+$$;
+
+-- Every proof of money ends here, whichever path it took. The capture's key and the index on settled captures decide
+-- who was first; a replay only reads.
+create or replace function payments.settle_capture(
+    p_claim payments.captures,
+    p_provider_customer_id text,
+    p_source text,
+    p_now timestamptz
+)
+returns jsonb
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_capture payments.captures := p_claim;
+    v_session public.payment_checkout_sessions;
+begin
+    v_session := payments.session_by_id(p_claim.session_id);
+    -- recorded money has left its mark on the session: an untouched one needs no look before the lock
+    if (v_session.status <> 'pending' or v_session.review_reason is not null)
+        and payments.recognise_capture(p_claim, p_source, p_now)
+    then
+        v_session := payments.session_by_id(p_claim.session_id);
+        return payments.session_answer(v_session, v_session.completed_at is not null);
+    end if;
+    if v_session.status in ('failed', 'expired', 'cancelled') then -- late money (yield_purchase)
+        perform payments.lock_purchase(v_session);
+    end if;
+    v_session := payments.lock_session(p_claim.session_id);
+    -- the look behind the lock: the winner of a race has committed by now
+    if payments.recognise_capture(p_claim, p_source, p_now) then
+        v_session := payments.session_by_id(p_claim.session_id);
+        return payments.session_answer(v_session, v_session.completed_at is not null);
+    end if;
+    v_capture.disposition := case
+        when v_session.status in ('completed', 'partially_refunded', 'refunded') then 'duplicate'
+        when v_capture.currency <> v_session.currency then 'currency_mismatch'
+        when v_capture.amount < v_session.amount then 'amount_mismatch'
+        else 'settled'
+    end;
+    v_capture.created_at := p_now;
+    insert into payments.captures select v_capture.* on conflict do nothing;
+    if not found then
+        perform payments.recognise_capture(p_claim, p_source, p_now);
+        raise exception 'This payment is being recorded by another call.'
+            using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
+    end if;
+    v_session := case v_capture.disposition
+        when 'settled' then payments.complete_session(v_session, v_capture, p_provider_customer_id, p_source, p_now)
+        when 'duplicate' then
+            payments.flag_session(v_session, 'duplicate_payment', p_source, v_capture.paid_at, p_now)
+        else payments.refuse_capture(v_session, v_capture, p_source, p_now)
+    end;
+    -- a refund whose news overtook the payment's
+    if exists (select from public.payment_refunds as r where r.session_id = v_session.id) then
+        v_session := payments.settle_refunds(v_session, p_source, null, p_now);
+    end if;
+    return payments.session_answer(v_session, v_capture.disposition = 'duplicate');
+end;
+$$;
+
+create or replace function payments.issue_document(
+    p_kind text,
+    p_session public.payment_checkout_sessions,
+    p_amount bigint,
+    p_now timestamptz
+)
+returns void
+language plpgsql
+volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    v_document public.payment_invoices;
+begin
+    select
+        case p_kind when 'invoice' then t.invoice_series else t.credit_note_series end, null, null, p_kind,
+        p_session.id, p_session.user_id, p_session.email, p_session.product_id, p.name, p_session.currency,
+        p_session.original_amount, p_session.discount_amount, p_amount,
+        p_session.provider, p_session.provider_payment_id, p_session.completed_at
+    into
+        v_document.series, v_document.year, v_document.number, v_document.kind,
+        v_document.session_id, v_document.user_id, v_document.email, v_document.product_id, v_document.product_name,
+        v_document.currency, v_document.original_amount, v_document.discount_amount, v_document.amount,
+        v_document.provider, v_document.provider_payment_id, v_document.paid_at
+    from payments.settings as t
+    left join public.payment_products as p on p.id = p_session.product_id;
+    if not payments.number_document(v_document, p_now) then
+        insert into payments.unnumbered_invoices (document, created_at) values (to_jsonb(v_document), p_now);
+    end if;
 end;
 $$;

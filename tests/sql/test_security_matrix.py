@@ -144,6 +144,7 @@ payments.read_outcome                        -     -     -                  -
 payments.read_refunds                        -     -     -                  -
 payments.recognise_capture                   -     -     -                  -
 payments.record_refund                       -     -     -                  -
+payments.refund_answer                       -     -     -                  -
 payments.refundable_amount                   -     -     -                  -
 payments.refunded_of_capture                 -     -     -                  -
 payments.refunded_of_session                 -     -     -                  -
