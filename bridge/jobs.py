@@ -1,4 +1,4 @@
-"""What must be done without anybody asking: providers are asked again, sessions expire, letters are written and sent.
+"""What must be done without anybody asking: providers are asked again, sessions expire, letters are sent, old rows go.
 
 Any number of callers at once are safe: what one has claimed, the others skip, and what a killed one held comes back.
 """
@@ -23,7 +23,7 @@ from bridge.rpc import Due, Letter, Rpc
 from bridge.settings import Settings
 from bridge.values import SessionStatus
 
-__all__ = ["Asked", "Bucket", "Jobs", "ask_about", "reconcile", "send_letters", "unsettled_pages"]
+__all__ = ["CLEANUP_RESTS", "Asked", "Bucket", "Jobs", "ask_about", "reconcile", "send_letters", "unsettled_pages"]
 
 log = logging.getLogger("pgcheckout")
 
@@ -31,6 +31,7 @@ REQUESTS_PER_SECOND = 5.0
 # what is claimed together must be done before the claims lapse, after 5 minutes
 PAGES, LETTERS_AT_ONCE = 20, 8
 ROWS_AT_ONCE = 1000
+CLEANUP_RESTS = 9  # times as long as it has worked
 
 
 class Bucket:
@@ -189,7 +190,7 @@ class Jobs:
             "remind": rpc.enqueue_payment_reminders,
             "expire": rpc.expire_old_checkout_sessions,
             "number": rpc.number_payment_invoices,
-            "cleanup": rpc.clean_up,
+            "cleanup": self._clean_up,
             "watch": self._watch,
             "audit": self._audit,
         }
@@ -207,6 +208,13 @@ class Jobs:
         if self._post is None and not self._operator.has_webhook:  # the letters wait
             return 0
         return sum((await send_letters(self._rpc, self._writer, self._post, self._operator)).values())
+
+    async def _clean_up(self) -> int:
+        began = time.monotonic()
+        done = await self._rpc.clean_up()
+        if done:  # whoever repeats this until nothing is left leaves nine tenths of the time to buyers
+            await asyncio.sleep(CLEANUP_RESTS * (time.monotonic() - began))
+        return done
 
     async def _watch(self) -> int:
         await watch(self._rpc)

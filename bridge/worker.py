@@ -19,9 +19,9 @@ log = logging.getLogger("pgcheckout")
 GRACE_SECONDS = 8.0
 GOODBYE_SECONDS = 1.0
 HEARTBEAT_SECONDS = 15.0
-# what deletes is left to those who have chosen how long to keep things
 EVERY_SECONDS = {
-    "reconcile": 5.0, "notify": 5.0, "number": 30.0, "watch": 30.0, "expire": 60.0, "remind": 300.0, "audit": 3600.0
+    "reconcile": 5.0, "notify": 5.0, "number": 30.0, "watch": 30.0, "expire": 60.0, "cleanup": 60.0, "remind": 300.0,
+    "audit": 3600.0,
 }  # fmt: skip
 WOKEN = "notify"  # the job that the database wakes workers for
 # between tries to listen again: from the first to the last

@@ -7,7 +7,7 @@ their Python shapes.
 from __future__ import annotations
 
 from bridge.errors import SetupError
-from bridge.rpc.functions import Alert, AttemptName, Change, Claim, Due, Failure, Letter, Rpc
+from bridge.rpc.functions import Alert, AttemptName, Change, Claim, Due, Failure, Letter, Moment, Rpc, SessionFilter
 from bridge.rpc.postgres import PostgresTransport
 from bridge.rpc.supabase import SupabaseTransport
 from bridge.rpc.transport import Transport
@@ -21,8 +21,10 @@ __all__ = [
     "Due",
     "Failure",
     "Letter",
+    "Moment",
     "PostgresTransport",
     "Rpc",
+    "SessionFilter",
     "SupabaseTransport",
     "Transport",
     "connect_rpc",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Mapping
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypedDict, Unpack
 from uuid import UUID
 
@@ -14,7 +14,7 @@ from bridge.metrics import RPC_CALLS
 from bridge.rpc.transport import Transport
 from bridge.values import Applied, Attempt, Event, Outcome, Page
 
-__all__ = ["Alert", "AttemptName", "Change", "Claim", "Due", "Failure", "Letter", "Rpc"]
+__all__ = ["Alert", "AttemptName", "Change", "Claim", "Due", "Failure", "Letter", "Moment", "Rpc", "SessionFilter"]
 
 NOBODY = UUID(int=0)
 
@@ -84,6 +84,25 @@ class Letter(NamedTuple):
     kind: str
     email: str | None
     payload: Mapping[str, Any]
+
+
+class SessionFilter(TypedDict, total=False):
+    """Which sessions are meant; what is left out does not matter."""
+
+    status: str | None
+    in_review: bool | None
+    user_id: UUID | None
+    provider: str | None
+    since: datetime | None
+
+
+class Moment(NamedTuple):
+    """Something that happened to a session: ``kind`` and ``detail`` as in the SQL function, ``at`` in UTC."""
+
+    at: datetime
+    kind: str
+    title: str
+    detail: Mapping[str, Any]
 
 
 class Rpc:
@@ -245,6 +264,25 @@ class Rpc:
         health: Mapping[str, Any] = await self._call("payment_health", {})
         return health
 
+    async def payment_report(self, days: int) -> Mapping[str, Any]:
+        """Figures of the sessions made in the last days, amounts in minor units: as in the SQL function."""
+        report: Mapping[str, Any] = await self._call("payment_report", {"p_days": days})
+        return report
+
+    async def list_checkout_sessions(
+        self, before: UUID | None, limit: int, **only: Unpack[SessionFilter]
+    ) -> list[Mapping[str, Any]]:
+        """Sessions, newest first: rows as of the SQL function, amounts in minor units. ``before``: a session's id."""
+        arguments = {f"p_{name}": value for name, value in only.items()}
+        return list(await self._call("list_checkout_sessions", {**arguments, "p_before": before, "p_limit": limit}))
+
+    async def checkout_session_story(self, session_id: UUID) -> list[Moment]:
+        """All that happened to a session, in order of time. Raises SessionNotFound."""
+        return [
+            Moment(datetime.fromisoformat(row["at"]).astimezone(UTC), row["kind"], row["title"], row["detail"])
+            for row in await self._call("checkout_session_story", {"p_session_id": session_id})
+        ]
+
     async def expire_old_checkout_sessions(self) -> int:
         """End the sessions whose time is over; how many."""
         return int(await self._call("expire_old_checkout_sessions", {}))
@@ -258,9 +296,9 @@ class Rpc:
         return int(await self._call("number_payment_invoices", {}))
 
     async def clean_up(self) -> int:
-        """Delete what has been closed for longer than the functions' defaults say; how much."""
-        sessions = await self._call("cleanup_completed_checkout_sessions", {})
-        return int(sessions) + int(await self._call("cleanup_idempotency_keys", {}))
+        """Delete a batch of what payments.settings wants kept no longer; how many rows. None: nothing is left."""
+        deleted = await self._call("purge_old_payment_data", {})
+        return sum(deleted.values())
 
     async def record_heartbeat(self, name: str) -> None:
         """Tell payment_health that a worker is at work."""

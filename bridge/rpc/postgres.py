@@ -29,7 +29,7 @@ class PostgresTransport:
     ) -> None:
         self._pool = pool
         self._session_url = session_url
-        self._queries: dict[tuple[str, ...], sql.Composed] = {}
+        self._queries: dict[tuple[str, ...], bytes] = {}
 
     @classmethod
     async def connect(cls, settings: Settings) -> PostgresTransport:
@@ -112,12 +112,12 @@ class PostgresTransport:
         finally:
             await self._pool.putconn(connection)
 
-    def _query(self, function: str, names: tuple[str, ...]) -> sql.Composed:
+    def _query(self, function: str, names: tuple[str, ...]) -> bytes:
         key = (function, *names)
         if key not in self._queries:
             named = sql.SQL(", ").join(sql.SQL("{} => {}").format(sql.Identifier(n), sql.Placeholder()) for n in names)
             form = "select to_jsonb(r) from public.{}({}) as r" if is_set(function) else "select public.{}({})"
-            self._queries[key] = sql.SQL(form).format(sql.Identifier(function), named)
+            self._queries[key] = sql.SQL(form).format(sql.Identifier(function), named).as_bytes()
         return self._queries[key]
 
 

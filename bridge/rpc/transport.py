@@ -12,8 +12,9 @@ from bridge.errors import DatabaseUnavailable, InvalidRequest, PgcheckoutError, 
 __all__ = ["Transport", "away", "from_sqlstate", "is_set", "not_storable", "until_it_commits"]
 
 _SETS = frozenset({
-    "audit_payments", "claim_alerts", "claim_notifications", "claim_sessions_to_reconcile",
-    "get_latest_checkout_session", "list_unsettled_pages", "list_webhook_failures", "watch_payments",
+    "audit_payments", "checkout_session_story", "claim_alerts", "claim_notifications", "claim_sessions_to_reconcile",
+    "get_latest_checkout_session", "list_checkout_sessions", "list_unsettled_pages", "list_webhook_failures",
+    "watch_payments",
 })  # fmt: skip
 _COLLISIONS = ("40001", "40P01")  # serialization_failure, deadlock_detected
 _TRY_AGAIN = ("08", "40", "53", "55", "57", "58")  # SQLSTATE classes of a server in trouble, not of a wrong call
@@ -55,10 +56,16 @@ async def until_it_commits(call: Callable[[], Awaitable[Any]]) -> Any:
     Only for errors with which the whole transaction was undone: a deadlock, a serialization failure, ``try_again``.
     After a lost connection nobody knows what became of the call, so that is the caller's business.
     """
+    try:
+        return await call()
+    except (_Collided, TryAgain) as error:
+        first = error
     async for attempt in stamina.retry_context(
         on=(_Collided, TryAgain), attempts=5, timeout=10.0, wait_initial=0.02, wait_max=0.5, wait_jitter=0.1
     ):
         with attempt:
+            if attempt.num == 1:  # was made above: what counts and waits is only built for those that collide
+                raise first
             return await call()
     raise AssertionError("unreachable")
 

@@ -16,6 +16,10 @@ create table payments.settings (
     credit_note_series text not null default 'CN',
     signature_failure_limit int default 5,
     failed_verification_limit int default 10,
+    session_retention interval not null default '400 days',
+    webhook_retention interval not null default '90 days',
+    audit_retention interval not null default '10 years',
+    idempotency_retention interval not null default '24 hours',
     constraint settings_has_one_row check (only_row),
     constraint settings_session_ttl_is_30_minutes_or_more check (session_ttl >= interval '30 minutes'),
     constraint settings_processing_ttl_is_positive check (processing_ttl > interval '0'),
@@ -34,6 +38,13 @@ create table payments.settings (
     ),
     constraint settings_alert_limits_are_not_negative check (
         signature_failure_limit >= 0 and failed_verification_limit >= 0
+    ),
+    -- no provider sends an event again that is older than 30 days (docs/adr/0014)
+    constraint settings_retentions_outlast_what_comes_late check (
+        session_retention >= interval '30 days'
+        and webhook_retention > interval '30 days'
+        and audit_retention >= session_retention
+        and idempotency_retention >= interval '1 hour'
     )
 );
 
@@ -62,6 +73,14 @@ comment on column payments.settings.signature_failure_limit is
 'How many notifications of a provider may be forged or wrongly signed in an hour before it is an alert; null: any.';
 comment on column payments.settings.failed_verification_limit is
 'How often in an hour a provider may not answer our questions before it is an alert; null: any.';
+comment on column payments.settings.session_retention is
+'How long closed sessions are kept, with what was written to their buyers. Longer than payments can be disputed.';
+comment on column payments.settings.webhook_retention is
+'How long events of providers are kept once they are handled, with their payloads.';
+comment on column payments.settings.audit_retention is
+'How long the audit trail is kept; younger rows cannot be deleted.';
+comment on column payments.settings.idempotency_retention is
+'How long a repeated request gets the answer of the first.';
 
 alter table payments.settings enable row level security;
 revoke all on table payments.settings from public, anon, authenticated, service_role;

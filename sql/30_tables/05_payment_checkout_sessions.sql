@@ -64,6 +64,10 @@ create index payment_checkout_sessions_by_user on public.payment_checkout_sessio
 create index payment_checkout_sessions_in_review on public.payment_checkout_sessions (id)
 where review_reason is not null;
 
+-- Reader: list_checkout_sessions. Purchases never enter it: they go from pending to completed.
+create index payment_checkout_sessions_by_ending on public.payment_checkout_sessions (status, id)
+where status in ('failed', 'expired', 'cancelled', 'refunded', 'partially_refunded');
+
 create unique index payment_checkout_sessions_one_per_idempotency_key
 on public.payment_checkout_sessions (user_id, idempotency_key)
 where idempotency_key is not null;

@@ -31,6 +31,9 @@ on payments.captures (session_id, (case when disposition = 'settled' then true e
 create index captures_by_page on payments.captures (provider, provider_session_id)
 where provider_session_id is not null;
 
+-- Reader: current_incidents.
+create index captures_orphaned on payments.captures (created_at) where disposition = 'orphaned';
+
 create trigger captures_are_never_deleted
 before delete or truncate on payments.captures
 for each statement execute function payments.forbid_change();

@@ -22,5 +22,8 @@ comment on column payments.webhook_events.error is 'Stable reason why it could n
 -- Reader: payment_health.
 create index webhook_events_not_handled on payments.webhook_events (received_at) where status <> 'handled';
 
+-- Readers: checkout_session_story, purge_old_payment_data (ids of sessions are time-ordered).
+create index webhook_events_by_session on payments.webhook_events (session_id) where session_id is not null;
+
 alter table payments.webhook_events enable row level security;
 revoke all on table payments.webhook_events from public, anon, authenticated, service_role;

@@ -13,8 +13,8 @@ create table payments.alerts (
     told_at timestamptz,
     constraint alerts_kind_is_known check (
         kind in (
-            'broken_invariant', 'dead_letters', 'dead_webhooks', 'failed_verifications', 'signature_failures',
-            'stale_heartbeat'
+            'broken_invariant', 'dead_letters', 'dead_webhooks', 'failed_verifications', 'orphaned_money',
+            'signature_failures', 'stale_heartbeat'
         )
     )
 ) with (fillfactor = 80);

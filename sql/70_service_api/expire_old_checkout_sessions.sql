@@ -11,7 +11,8 @@ begin
     perform payments.require_service();
     perform payments.check_limit(p_limit);
     with due as (
-        select s.id, s.status
+        -- where the locked row is, so that it need not be looked up again
+        select s.ctid as place, s.status
         from public.payment_checkout_sessions as s
         where s.status in ('pending', 'processing') and s.expires_at <= now() and s.expires_at > '-infinity'
         order by s.expires_at
@@ -23,7 +24,7 @@ begin
         update public.payment_checkout_sessions as s
         set status = 'expired', updated_at = now()
         from due
-        where s.id = due.id
+        where s.ctid = due.place
         returning s.id, due.status as from_status, s.coupon_id
     ),
 

@@ -30,18 +30,21 @@ begin
     union all
     select 'documents_add_up_to_what_was_kept', s.id::text, format('%s kept', s.amount - s.refunded_amount)
     from public.payment_checkout_sessions as s
-    where s.completed_at is not null and s.amount - s.refunded_amount <> (
+    left join ( -- there may be many when numbering has stopped, and no index finds them by session
+        select u.document ->> 'session_id' as session_id, sum((u.document ->> 'amount')::bigint) as amount
+        from payments.unnumbered_invoices as u
+        group by 1
+    ) as unnumbered on s.id::text = unnumbered.session_id
+    where s.completed_at is not null and s.amount - s.refunded_amount <> coalesce(unnumbered.amount, 0) + (
         select coalesce(sum(i.amount), 0)
         from public.payment_invoices as i
         where i.session_id = s.id
-    ) + (
-        select coalesce(sum((u.document ->> 'amount')::bigint), 0)
-        from payments.unnumbered_invoices as u
-        where u.document ->> 'session_id' = s.id::text
     )
     union all
     select 'document_numbers_have_no_gaps', i.series || '-' || i.year, format('%s documents, last %s', count(*), max(i.number))
     from public.payment_invoices as i
+    -- the series that are numbered here: a user who was moved brings documents of another database's along
+    inner join payments.invoice_counters as c on i.series = c.series and i.year = c.year
     group by i.series, i.year
     having count(*) <> max(i.number) or min(i.number) <> 1;
 end;

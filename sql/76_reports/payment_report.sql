@@ -22,13 +22,13 @@ begin
         'by_product', coalesce(jsonb_agg(jsonb_build_object('product', l.name) || l.line order by l.name)
             filter (where l.section = 'by_product'), '[]'),
         'by_provider', coalesce(jsonb_agg(jsonb_build_object('provider', l.name) || l.line order by l.name)
-            filter (where l.section = 'by_provider'), '[]')
+            filter (where l.section = 'by_provider'), '[]'),
+        'reminders', jsonb_agg(l.line) filter (where l.section = 'reminders') -> 0
     ) into v_report
     from payments.report_lines(v_from) as l;
     return v_report || jsonb_build_object(
         'from', v_from,
         'to', now(),
-        'reminders', payments.report_reminders(v_from),
         'coupons', (
             select coalesce(jsonb_object_agg(used.coupon_id, to_jsonb(used) - 'coupon_id'), '{}')
             from (

@@ -25,6 +25,19 @@ begin
     from payments.heartbeats as h
     where h.beat_at < p_now - interval '2 minutes'
     union all
+    -- nothing was given or taken back for it: its session had gone, and its user with it
+    select 'orphaned_money', o.provider, format('%s payments, refunds or disputes in the last week.', count(*))
+    from (
+        select c.provider
+        from payments.captures as c
+        where c.disposition = 'orphaned' and c.created_at > p_now - interval '7 days'
+        union all
+        select r.provider
+        from public.payment_refunds as r
+        where r.user_id is null and r.created_at > p_now - interval '7 days'
+    ) as o
+    group by o.provider
+    union all
     select t.kind, t.subject, format('%s in the last hour.', sum(t.times))
     from payments.troubles as t
     cross join payments.settings as s

@@ -15,7 +15,10 @@ begin
     return query
     select case when k.closed_at is null then 'opened' else 'closed' end, k.kind, k.subject, k.detail
     from payments.keep_alerts(
-        array['dead_letters', 'dead_webhooks', 'failed_verifications', 'signature_failures', 'stale_heartbeat'],
+        array[
+            'dead_letters', 'dead_webhooks', 'failed_verifications', 'orphaned_money', 'signature_failures',
+            'stale_heartbeat'
+        ],
         (select coalesce(jsonb_agg(to_jsonb(i)), '[]') from payments.current_incidents(now()) as i),
         now()
     ) as k;

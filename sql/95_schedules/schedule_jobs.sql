@@ -20,8 +20,12 @@ begin
             ('pgcheckout-expire', '7 * * * *', 'select public.expire_old_checkout_sessions()'),
             ('pgcheckout-remind', '*/15 * * * *', 'select public.enqueue_payment_reminders()'),
             ('pgcheckout-number-invoices', '* * * * *', 'select public.number_payment_invoices()'),
-            ('pgcheckout-forget-idempotency-keys', '17 3 * * *', 'select public.cleanup_idempotency_keys()'),
-            ('pgcheckout-clean-up', '27 3 * * 0', 'select public.cleanup_completed_checkout_sessions()'),
+            ('pgcheckout-clean-up', '* * * * *', 'select public.purge_old_payment_data()'),
+            (
+                'pgcheckout-forget-runs', '17 3 * * *',
+                'delete from cron.job_run_details as d using cron.job as j where j.jobid = d.jobid'
+                ' and j.jobname like ''pgcheckout-%'' and d.end_time < now() - interval ''7 days'''
+            ),
             ('pgcheckout-check-invariants', '37 3 * * *', 'select payments.assert_invariants()'),
             ('pgcheckout-audit', '47 3 * * *', 'select public.audit_payments()')
         ) as j (name, schedule, command)
@@ -29,6 +33,9 @@ begin
         execute format('select %I.schedule($1, $2, $3)', v_schema) using v_job.name, v_job.schedule, v_job.command;
         v_count := v_count + 1;
     end loop;
+    -- what this job did is now a part of pgcheckout-clean-up
+    execute format('select %1$I.unschedule(j.jobid) from %1$I.job as j where j.jobname = $1', v_schema)
+    using 'pgcheckout-forget-idempotency-keys';
     return v_count;
 end;
 $$;

@@ -798,7 +798,7 @@ declare
     v_document public.payment_invoices;
 begin
     select
-        case p_kind when 'invoice' then t.invoice_series else t.credit_note_series end, null, null, p_kind,
+        case p_kind when 'invoice' then t.invoice_series else t.credit_note_series end, null::int, null::int, p_kind,
         p_session.id, p_session.user_id, p_session.email, p_session.product_id, p.name, p_session.currency,
         p_session.original_amount, p_session.discount_amount, p_amount,
         p_session.provider, p_session.provider_payment_id, p_session.completed_at

@@ -164,13 +164,19 @@ class TestReconcile:
 
 
 class TestWorker:
-    def test_it_repairs_expires_and_tells_that_it_lives(
+    def test_it_repairs_expires_forgets_and_tells_that_it_lives(
         self, bridge: Bridge, buyer: Buyer, stripe: StripeSimulator, paid_unheard: str
     ) -> None:
         lapsed = bridge.db.new_session(plan="credits_500")
         bridge.db.lapse(lapsed)
+        bridge.db.sql(
+            "insert into payments.idempotency_keys (key, request_hash, status, leased_until, created_at, updated_at)"
+            " select 'old', 'h', 'completed', at, at, at from (select now() - interval '2 days' as at) as ago"
+        )
 
         def done() -> bool:
+            if bridge.db.sql("select from payments.idempotency_keys where key = 'old'"):
+                return False
             states = [bridge.db.session(session)["status"] for session in (paid_unheard, lapsed)]
             return states == ["completed", "expired"] and heartbeats(bridge.db) == {"tester"}
 

@@ -21,14 +21,20 @@ if TYPE_CHECKING:
 SHOP = "shop"
 EXPIRE = "pgcheckout-expire"
 NUMBER = "pgcheckout-number-invoices"
+CLEAN_UP = "pgcheckout-clean-up"
+FORGET_RUNS = "pgcheckout-forget-runs"
 CHECK = "pgcheckout-check-invariants"
 AUDIT = "pgcheckout-audit"
 JOBS = {
     EXPIRE: ("7 * * * *", "select public.expire_old_checkout_sessions()"),
     "pgcheckout-remind": ("*/15 * * * *", "select public.enqueue_payment_reminders()"),
     NUMBER: ("* * * * *", "select public.number_payment_invoices()"),
-    "pgcheckout-forget-idempotency-keys": ("17 3 * * *", "select public.cleanup_idempotency_keys()"),
-    "pgcheckout-clean-up": ("27 3 * * 0", "select public.cleanup_completed_checkout_sessions()"),
+    CLEAN_UP: ("* * * * *", "select public.purge_old_payment_data()"),
+    FORGET_RUNS: (
+        "17 3 * * *",
+        "delete from cron.job_run_details as d using cron.job as j where j.jobid = d.jobid"
+        " and j.jobname like 'pgcheckout-%' and d.end_time < now() - interval '7 days'",
+    ),
     CHECK: ("37 3 * * *", "select payments.assert_invariants()"),
     AUDIT: ("47 3 * * *", "select public.audit_payments()"),
 }
@@ -138,6 +144,27 @@ def an_invoice_without_a_number(db: Database) -> Callable[[], bool]:
     return lambda: numbers(db) == [1, 2] and db.value("select count(*) from payments.unnumbered_invoices") == 0
 
 
+def an_old_session_and_an_old_idempotency_key(db: Database) -> Callable[[], bool]:
+    session_has_gone, key_has_gone = a_session_of_two_years_ago(db), an_old_idempotency_key(db)
+    return lambda: session_has_gone() and key_has_gone()
+
+
+def runs_of_last_week(db: Database) -> Callable[[], bool]:
+    db.sql("select cron.schedule('vacuum', '1 1 1 1 *', 'vacuum')")
+    as_superuser(
+        db,
+        "insert into cron.job_run_details (jobid, runid, username, status, end_time)"
+        " select j.jobid, -row_number() over (), j.username, 'succeeded', now() - days * interval '1 day'"
+        " from cron.job as j, (values (6), (8)) as ago (days) where j.jobname in ('vacuum', 'pgcheckout-expire')",
+    )
+    look = (
+        "select j.jobname, extract(day from now() - d.end_time)::int as days from cron.job_run_details as d"
+        " join cron.job as j using (jobid) where d.runid < 0 order by 1, 2"
+    )
+    left = [("pgcheckout-expire", 6), ("vacuum", 6), ("vacuum", 8)]
+    return lambda: [(row["jobname"], row["days"]) for row in db.sql(look)] == left
+
+
 def an_old_idempotency_key(db: Database) -> Callable[[], bool]:
     for key in ("old", "new"):
         db.as_service().rpc("begin_idempotent_request", p_key=key, p_request_hash="h")
@@ -148,14 +175,14 @@ def an_old_idempotency_key(db: Database) -> Callable[[], bool]:
     return lambda: db.sql("select key from payments.idempotency_keys") == [{"key": "new"}]
 
 
-def a_session_of_last_year(db: Database) -> Callable[[], bool]:
+def a_session_of_two_years_ago(db: Database) -> Callable[[], bool]:
     recent = db.new_session()
     old = db.new_session(plan="credits_500")
     for session_id in (recent, old):
         db.close(session_id)
     db.sql(
-        "update public.payment_checkout_sessions set id = payments.first_id_at(now() - interval '1 year'),"
-        " updated_at = now() - interval '1 year' where id = %s",
+        "update public.payment_checkout_sessions set id = payments.first_id_at(now() - interval '2 years'),"
+        " updated_at = now() - interval '2 years' where id = %s",
         old,
     )
     return lambda: db.sql("select id from public.payment_checkout_sessions") == [{"id": recent}]
@@ -165,8 +192,8 @@ WORK = {
     EXPIRE: a_lapsed_session,
     "pgcheckout-remind": a_buyer_who_agreed_to_be_reminded,
     NUMBER: an_invoice_without_a_number,
-    "pgcheckout-forget-idempotency-keys": an_old_idempotency_key,
-    "pgcheckout-clean-up": a_session_of_last_year,
+    CLEAN_UP: an_old_session_and_an_old_idempotency_key,
+    FORGET_RUNS: runs_of_last_week,
 }
 
 
@@ -184,6 +211,11 @@ class TestWithTheExtension:
         assert registered(migrated)[EXPIRE] == ("1 1 1 1 *", "select 1")
         assert migrated.value("select payments.schedule_jobs()") == len(JOBS)
         assert jobs(migrated) == before
+
+    def test_a_job_of_earlier_versions_goes(self, migrated: Database) -> None:
+        migrated.sql("select cron.schedule('pgcheckout-forget-idempotency-keys', '17 3 * * *', 'select 1')")
+        assert migrated.value("select payments.schedule_jobs()") == len(JOBS)
+        assert registered(migrated) == JOBS
 
     def test_jobs_of_the_project_itself_stay(self, shop: Database) -> None:
         shop.sql("select cron.schedule('expire', '1 2 * * *', 'select 1')")

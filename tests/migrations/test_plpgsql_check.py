@@ -20,7 +20,8 @@ FINDINGS = """
     join pg_catalog.pg_language as l on l.oid = p.prolang and l.lanname = 'plpgsql'
     left join pg_catalog.pg_trigger as t on t.tgfoid = p.oid
     cross join lateral extensions.plpgsql_check_function_tb(
-        p.oid, coalesce(t.tgrelid, 0), fatal_errors := false, extra_warnings := true, security_warnings := true
+        p.oid, coalesce(t.tgrelid, 0), fatal_errors := false, extra_warnings := true, security_warnings := true,
+        oldtable := t.tgoldtable, newtable := t.tgnewtable
     ) as c
     where p.pronamespace in ('public'::regnamespace, 'payments'::regnamespace)
 """

@@ -48,12 +48,21 @@ def finish(db: Database, number: int, error: str | None = None) -> None:
     db.as_service().rpc("finish_alert", p_id=number, p_error=error)
 
 
+def orphan(db: Database) -> None:
+    attempt = db.open_attempt(db.new_session())
+    db.sql("delete from auth.users")
+    db.apply(attempt)
+
+
 INCIDENTS: dict[str, tuple[Callable[[Database], Any], str, str]] = {
     "dead_webhooks": (
         lambda db: fail_webhook(db, "evt_1"), "stripe: price_mismatch", "update payments.webhook_events"
         " set status = 'handled', handled_at = now()",
     ),
     "dead_letters": (kill_letter, "receipt", "update payments.notifications set status = 'queued'"),
+    "orphaned_money": (
+        orphan, "stripe", "update payments.captures set created_at = created_at - interval '7 days'"
+    ),
     "stale_heartbeat": (
         lambda db: beat(db, "host:7", "3 minutes"), "host:7", "update payments.heartbeats set beat_at = now()"
     ),

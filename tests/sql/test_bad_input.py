@@ -131,12 +131,22 @@ GARBAGE: dict[str, dict[str, list[tuple[Any, str]]]] = {
         "p_event": [*EVENT, *says("event_invalid", None)],
     },
     "list_webhook_failures": {"p_limit": LIMIT},
+    "list_checkout_sessions": {
+        "p_status": says(INVALID, "", "PAID", CONTROL, LONG),
+        "p_in_review": unreadable("22P02", "maybe", ""),
+        "p_user_id": NO_UUID,
+        "p_since": [*says(INVALID, "infinity", "9999-12-31"), *NO_TIME],
+        "p_before": NO_UUID,
+        "p_limit": LIMIT,
+    },
+    "checkout_session_story": {"p_session_id": SESSION},
     "expire_old_checkout_sessions": {"p_limit": LIMIT},
     "cleanup_completed_checkout_sessions": {
         "p_older_than": [*says(INVALID, "-90 days", "23 hours"), *NO_INTERVAL],
         "p_limit": LIMIT,
     },
-    "cleanup_idempotency_keys": {"p_older_than": [*says(INVALID, "-1 day"), *NO_INTERVAL]},
+    "cleanup_idempotency_keys": {"p_older_than": [*says(INVALID, "-1 day"), *NO_INTERVAL], "p_limit": LIMIT},
+    "purge_old_payment_data": {"p_limit": LIMIT},
     "claim_sessions_to_reconcile": {"p_limit": LIMIT},
     "list_unsettled_pages": {
         "p_since": [*says(INVALID, "infinity", "9999-12-31"), *NO_TIME], "p_after": NO_UUID, "p_limit": LIMIT,
@@ -250,6 +260,7 @@ class World:
             "fail_checkout_session": {"p_session_id": self.session, "p_error_code": "declined"},
             "refund_checkout_session": {"p_session_id": self.paid, "p_provider_refund_id": "re_good", "p_amount": 1},
             "retry_fulfilment": {"p_session_id": self.unfulfilled},
+            "checkout_session_story": {"p_session_id": self.unfulfilled},
             "apply_payment_outcome": {"p_outcome": outcome(self.attempt)},
             "record_webhook_failure": {
                 "p_provider": "stripe", "p_event": {"id": "e", "type": "t", "payload": {}}, "p_error": "no",

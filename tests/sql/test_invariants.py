@@ -378,3 +378,18 @@ def test_what_a_person_is_looking_at_already_is_not_reported_again(db: Database)
     assert [row["invariant"] for row in broken(db)] == ["settled_capture_pays_the_price"]
     db.sql("update public.payment_checkout_sessions set review_reason = 'amount_mismatch' where id = %s", session_id)
     assert broken(db) == []
+
+
+def test_documents_that_wait_for_their_number_are_read_once_however_many_sessions_there_are(db: Database) -> None:
+    db.apply(db.open_attempt(db.new_session()))
+    with psycopg.connect(db.url()) as holder:
+        holder.execute("select from payments.invoice_counters for update")
+        for _ in range(6):
+            db.apply(db.open_attempt(db.new_session()))
+    with db.as_service().request() as connection:
+        connection.execute(f"select * from public.{FUNCTION}()".encode())
+        (read,) = connection.execute(
+            "select seq_tup_read as rows from pg_stat_xact_user_tables"
+            " where relid = 'payments.unnumbered_invoices'::regclass"
+        )
+    assert read["rows"] == 6

@@ -183,6 +183,7 @@ class Caller:
     def maintain(self) -> None:
         self.rpc("number_payment_invoices")
         self.rpc("cleanup_completed_checkout_sessions")
+        self.rpc("purge_old_payment_data")
 
 
 @pytest.mark.parametrize("seed", [1, 2])

@@ -21,7 +21,7 @@ SESSIONS = 200_000
 # one row each, or as many as a shop has products: reading them whole is right
 SMALL = (
     "settings", "payment_products", "payment_prices", "fulfilment_handlers", "heartbeats", "invoice_counters",
-    "coupons",
+    "coupons", "alerts",
 )  # fmt: skip
 
 
@@ -36,6 +36,10 @@ class Shop:
         self.db_admin("select pg_stat_reset()")
         actor = self.db.as_user(user) if user else self.db.as_service()  # type: ignore[arg-type]
         actor.sql(query, *parameters)
+        return self.reads()
+
+    def reads(self) -> tuple[set[str], dict[str, int]]:
+        """What was read since the last reset."""
         for _ in range(200):  # the backend reports when it ends
             if self.db_admin("select 1 from pg_stat_user_tables where seq_scan + coalesce(idx_scan, 0) > 0 limit 1"):
                 break
@@ -127,6 +131,38 @@ CALLS = {
     "reconcile": ("select public.claim_sessions_to_reconcile(20)", "attempts_to_reconcile", 5),
     "notify": ("select public.claim_notifications(20)", "notifications_due", 5),
     "failures": ("select public.list_webhook_failures()", "webhook_events_not_handled", 5),
+    "story": ("select public.checkout_session_story('{session}')", "webhook_events_by_session", 5),
+    "list": ("select public.list_checkout_sessions(p_limit => 5)", "payment_checkout_sessions_pkey", 6),
+    "list from there": (
+        "select public.list_checkout_sessions(p_before => '{session}', p_limit => 5)",
+        "payment_checkout_sessions_pkey",
+        7,
+    ),
+    "list the latest": (
+        "select public.list_checkout_sessions(p_provider => 'none', p_since => now() - interval '1 s')",
+        "payment_checkout_sessions_pkey",
+        20,
+    ),
+    "list paid": (
+        "select public.list_checkout_sessions('completed', p_limit => 2)",
+        "payment_checkout_sessions_pkey",
+        40,
+    ),
+    "list refunded": (
+        "select public.list_checkout_sessions('refunded')",
+        "payment_checkout_sessions_by_ending",
+        5,
+    ),
+    "list reviews": (
+        "select public.list_checkout_sessions(p_in_review => true)",
+        "payment_checkout_sessions_in_review",
+        5,
+    ),
+    "list of a user": (
+        "select public.list_checkout_sessions(p_user_id => {buyer})",
+        "payment_checkout_sessions_by_user",
+        5,
+    ),
     "forget keys": ("select public.cleanup_idempotency_keys()", "idempotency_keys_by_age", 5),
 }
 
@@ -137,7 +173,7 @@ def test_a_call_reads_the_rows_that_it_needs(shop: Shop, call: str) -> None:
     user = shop.db.new_user()
     session = shop.db.new_session(user)
     attempt = shop.db.open_attempt(session)
-    if call in ("the same money again", "refund"):
+    if call in ("the same money again", "refund", "story"):
         shop.db.apply(attempt)
     whole_tables, rows = shop.reads_of(
         statement.format(
@@ -165,3 +201,30 @@ def test_a_user_reads_no_row_of_others(shop: Shop, query: str) -> None:
     whole_tables, rows = shop.reads_of(query, user=buyer["id"])
     assert not whole_tables
     assert max(rows.values()) <= 10, rows
+
+
+def test_a_purge_reads_what_it_deletes(shop: Shop) -> None:
+    """The last test: the oldest of 90 days leaves, in batches by which Postgres has settled on a plan."""
+    shop.db_admin(
+        "update payments.settings set session_retention = '89 days', webhook_retention = '89 days',"
+        " audit_retention = '89 days', idempotency_retention = '23 hours'"
+    )
+    deleted: dict[str, int] = {}
+    shop.db_admin("select pg_stat_reset()")
+    with psycopg.connect(shop.db.url(), autocommit=True) as purger:
+        # as where it matters; index entries of what is gone are passed over once its commit is on disk
+        purger.execute("set synchronous_commit = on")
+        while (row := purger.execute("select public.purge_old_payment_data(100)").fetchone()) and sum(row[0].values()):
+            deleted = {kind: deleted.get(kind, 0) + rows for kind, rows in row[0].items()}
+    whole_tables, rows = shop.reads()
+    assert min(deleted[kind] for kind in deleted if kind != "alerts") > 90
+    assert whole_tables <= {"idempotency_keys"}  # those of a day, on a few pages
+    # found, deleted by its key, and met once more by the next batch and by those who ask whether it is there
+    for index, kind in {
+        "payment_checkout_sessions_pkey": "sessions",
+        "notifications_one_per_session_kind_and_occurrence": "notifications",
+        "webhook_events_by_session": "webhook_events",
+        "session_events_pkey": "session_events",
+    }.items():
+        assert 0 < rows[index] <= 5 * deleted[kind] + 500, (index, rows, deleted)
+    assert max(rows.values()) <= 5 * max(deleted.values()) + 500, (rows, deleted)

@@ -584,7 +584,7 @@ class TestRunbook:
         assert (row["session_id"], row["retry_fulfilment"]["fulfilment_status"]) == (unfulfilled, "fulfilled")
         (row,) = self.run(db, "refund_checkout_session", unfulfilled)
         assert row["refund_checkout_session"]["refunded_amount"] == 500
-        (row,) = self.run(db, "from payment_refunds")
+        (row,) = self.run(db, "from payment_refunds as r\nwhere r.created_at")
         assert (row["session_id"], row["amount"], row["reason"]) == (unfulfilled, 500, "the buyer changed their mind")
         assert db.as_service().rpc("check_payment_invariants") == []
 

@@ -30,6 +30,7 @@ public.audit_payments                        -     -     -                  +
 public.begin_idempotent_request              -     -     -                  +
 public.cancel_checkout_session               -     +     not_your_session   +
 public.check_payment_invariants              -     -     -                  +
+public.checkout_session_story                -     -     -                  +
 public.claim_alerts                          -     -     -                  +
 public.claim_notifications                   -     -     -                  +
 public.claim_sessions_to_reconcile           -     -     -                  +
@@ -47,6 +48,7 @@ public.finish_reconcile                      -     -     -                  +
 public.forget_heartbeat                      -     -     -                  +
 public.get_latest_checkout_session           -     +     not_your_session   +
 public.get_or_create_checkout_session        -     +     not_your_session   +
+public.list_checkout_sessions                -     -     -                  +
 public.list_unsettled_pages                  -     -     -                  +
 public.list_webhook_failures                 -     -     -                  +
 public.number_payment_invoices               -     -     -                  +
@@ -55,6 +57,7 @@ public.payment_health                        -     -     -                  +
 public.payment_history                       -     +     +                  +
 public.payment_report                        -     -     -                  +
 public.payment_stats                         -     +     +                  +
+public.purge_old_payment_data                -     -     -                  +
 public.quote_checkout                        -     +     +                  +
 public.record_heartbeat                      -     -     -                  +
 public.record_webhook_failure                -     -     -                  +
@@ -124,6 +127,7 @@ payments.insert_session                      -     -     -                  -
 payments.is_service                          -     +     +                  +
 payments.issue_document                      -     -     -                  -
 payments.keep_alerts                         -     -     -                  -
+payments.keep_audit_trail                    -     -     -                  -
 payments.keep_orphaned_money                 -     -     -                  -
 payments.limit_new_sessions                  -     -     -                  -
 payments.limit_verifications                 -     -     -                  -
@@ -139,6 +143,9 @@ payments.next_reconcile                      -     -     -                  -
 payments.note_fulfilment                     -     -     -                  -
 payments.number_document                     -     -     -                  -
 payments.other_pages                         -     -     -                  -
+payments.purge_notifications                 -     -     -                  -
+payments.purge_session_events                -     -     -                  -
+payments.purge_webhook_events                -     -     -                  -
 payments.queue_notification                  -     -     -                  -
 payments.read_outcome                        -     -     -                  -
 payments.read_refunds                        -     -     -                  -
@@ -154,8 +161,6 @@ payments.refuse_for_now                      -     -     -                  -
 payments.release_coupon                      -     -     -                  -
 payments.repeated_free_session               -     -     -                  -
 payments.report_lines                        -     -     -                  -
-payments.report_reminders                    -     -     -                  -
-payments.report_sessions                     -     -     -                  -
 payments.require_service                     -     -     -                  -
 payments.require_user                        -     +     not_your_session   +
 payments.reserve_coupon                      -     -     -                  -
@@ -181,6 +186,9 @@ payments.sessions_of_purchase                -     -     -                  -
 payments.set_membership                      -     -     -                  -
 payments.settle_capture                      -     -     -                  -
 payments.settle_refunds                      -     -     -                  -
+payments.story_of_messages                   -     -     -                  -
+payments.story_of_money                      -     -     -                  -
+payments.story_of_purchase                   -     -     -                  -
 payments.tell_refund                         -     -     -                  -
 payments.trouble_of_capture                  -     -     -                  -
 payments.wake_workers                        -     -     -                  -

@@ -540,6 +540,8 @@ class Acts:
                 session.gone = True
         assert sum(session.gone for session in before) == count
         self.ask("cleanup_idempotency_keys", p_older_than=timedelta(days=3650))
+        # this shop keeps everything (Shop)
+        assert sum(self.ask("purge_old_payment_data").values()) == 0
 
     def read_reports(self) -> None:
         here = [session for session in self.model.sessions if not session.gone]
@@ -553,6 +555,13 @@ class Acts:
         assert totals["revenue"] == sold
         health = self.ask("payment_health")
         assert len(self.ask("list_webhook_failures")) == health["webhooks"]["failed"] + health["webhooks"]["dead"]
+        assert [row["session_id"] for row in self.ask("list_checkout_sessions", p_limit=1000)] == sorted(
+            (session.id for session in here), reverse=True
+        )
+        for session in here[-1:]:
+            story = self.ask("checkout_session_story", p_session_id=session.id)
+            assert [row["detail"]["status"] for row in story if row["kind"] == "session"] == [session.status]
+        assert len(self.ask("list_checkout_sessions", p_in_review=True, p_limit=1000)) == health["reviews"]["open"]
         assert health["reviews"]["open"] == sum(bool(self.model.review(session)) for session in here)
 
     # the shop, and time

@@ -147,7 +147,9 @@ class Shop:
     def _open_for_business(self) -> None:
         # nobody here shops slowly; two tries, so that letters die within a few steps
         self._dba.execute(
-            "update payments.settings set create_limit = null, verify_limit = null, notification_tries = 2"
+            "update payments.settings set create_limit = null, verify_limit = null, notification_tries = 2,"
+            " session_retention = '90 years', webhook_retention = '90 years', audit_retention = '90 years',"
+            " idempotency_retention = '90 years'"
         )
         for product in PRODUCTS.values():
             self._dba.execute(
