@@ -7,7 +7,8 @@ from pathlib import Path
 
 import psycopg
 
-from bridge.errors import SetupError
+from bridge.errors import DatabaseUnavailable, SetupError
+from bridge.rpc.reach import why_out_of_reach
 
 __all__ = ["Migration", "migrate", "packaged_migrations", "pending_migrations", "seed_file"]
 
@@ -76,7 +77,8 @@ def pending_migrations(connection: psycopg.Connection) -> list[Migration]:
 def migrate(url: str) -> list[Migration]:
     """Apply what is pending, each file in a transaction of its own, and return it.
 
-    Two at once wait for each other. Raises SetupError that names the file and what Postgres says of it.
+    Two at once wait for each other. Raises SetupError that names the file and what Postgres says of it,
+    DatabaseUnavailable.
     """
     try:
         with psycopg.connect(url, autocommit=True, connect_timeout=10) as connection:
@@ -93,7 +95,7 @@ def migrate(url: str) -> list[Migration]:
                 _apply(connection, migration)
             return pending
     except psycopg.OperationalError as error:
-        raise SetupError(f"The database cannot be reached: {error}".strip(), "Check PGCHECKOUT_DATABASE_URL.") from None
+        raise DatabaseUnavailable(why_out_of_reach(url, error), "Check PGCHECKOUT_DATABASE_URL.") from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise SetupError(f"This role may not migrate: {error.diag.message_primary}.", _AS_OWNER) from None
 

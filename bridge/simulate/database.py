@@ -18,6 +18,7 @@ from psycopg.rows import dict_row
 from bridge.errors import DatabaseUnavailable, SetupError
 from bridge.local.postgres import LocalPostgres
 from bridge.migrations import migrate, pending_migrations
+from bridge.rpc.reach import why_out_of_reach
 
 __all__ = ["APPLICATION", "PREFIX", "Database", "Schedule", "Survey", "local_database", "survey"]
 
@@ -91,7 +92,10 @@ class Survey:
 
 
 def survey(url: str) -> Survey:
-    """Look at a named database without changing it. Raises SetupError when it is not one to simulate on."""
+    """Look at a named database without changing it.
+
+    Raises SetupError when it is not one to simulate on, DatabaseUnavailable.
+    """
     try:
         with psycopg.connect(url, connect_timeout=10) as connection:
             pending = pending_migrations(connection)
@@ -101,7 +105,7 @@ def survey(url: str) -> Survey:
                 )
             row = connection.cursor(row_factory=dict_row).execute(_SURVEY).fetchone()
     except psycopg.OperationalError as error:
-        raise SetupError(f"The database cannot be reached: {error}".strip(), "Check --database-url.") from None
+        raise DatabaseUnavailable(why_out_of_reach(url, error), "Check --database-url.") from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise SetupError(f"{error.diag.message_primary}.", "Connect as postgres, who owns the schema.") from None
     return Survey(**(row or {}))

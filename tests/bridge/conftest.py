@@ -9,6 +9,7 @@ from contextlib import ExitStack
 
 import pytest
 
+from bridge import alerts
 from bridge.local.postgres import LocalPostgres
 from bridge.migrations import migrate, seed_file
 from bridge.rpc import postgres
@@ -31,6 +32,12 @@ def bridge(db: Database, stripe: StripeSimulator, _running: tuple[ExitStack, lis
         running.append(stack.enter_context(running_bridge(db, stripe)))
     assert running[0].db == db
     return running[0]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_noted() -> None:
+    """What earlier tests forged in this process is no trouble of the bridge of this one."""
+    alerts._noted.clear()
 
 
 @pytest.fixture

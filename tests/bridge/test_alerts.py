@@ -71,11 +71,6 @@ def mail() -> Iterator[MailServer]:
         yield server
 
 
-@pytest.fixture(autouse=True)
-def _nothing_noted() -> None:
-    alerts._noted.clear()
-
-
 def settings_for(db: Database | None = None, pager: Pager | None = None, mail: MailServer | None = None) -> Settings:
     values: dict[str, Any] = {"environment": "development"}
     if db:

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psycopg
 import pytest
@@ -17,6 +18,7 @@ from bridge.settings import load_settings
 from tests.support.command import run
 from tests.support.database import Database
 from tests.support.key_server import KeyServer, key_server
+from tests.support.mail_server import MailServer
 
 HEALTHY = {
     "public_url": "https://pay.example.com",
@@ -25,7 +27,15 @@ HEALTHY = {
     "jwt_secret": "a-legacy-secret-of-more-than-32-bytes",
     "stripe_secret_key": "sk_live_x",
     "stripe_webhook_secrets": "whsec_x",
+    "operator_webhook": "https://hooks.example.com/T000/secret-of-the-hook",
 }
+
+
+@pytest.fixture(autouse=True)
+def _a_worker_is_at_work(request: pytest.FixtureRequest) -> None:
+    if "db" in request.fixturenames:
+        db: Database = request.getfixturevalue("db")
+        db.as_service().rpc("record_heartbeat", p_name="worker")
 
 
 @pytest.fixture
@@ -62,7 +72,7 @@ def test_a_healthy_installation_has_no_findings(db: Database) -> None:
     assert levels(findings) == {}
     assert set(findings) == {
         "public_url", "success_url", "cancel_url", "stripe", "user tokens", "functions", "postgres", "migrations",
-        "grants", "clock",
+        "grants", "clock", "workers",
     }  # fmt: skip
 
 
@@ -114,6 +124,73 @@ def test_a_database_that_is_away() -> None:
     assert levels(findings) == {"postgres": "error"}  # and nothing that only follows from it
     assert "refused" in findings["postgres"].message
     assert "PGCHECKOUT_DATABASE_URL" in findings["postgres"].remedy
+
+
+@pytest.mark.parametrize("ages", [{}, {"worker": 300}])
+def test_without_a_worker_nobody_asks_or_writes(db: Database, ages: dict[str, int]) -> None:
+    db.sql("delete from payments.heartbeats")
+    for name, age in ages.items():
+        db.sql("insert into payments.heartbeats (name, beat_at) values (%s, now() - %s * interval '1 s')", name, age)
+    findings = look(database_url=db.url())
+    assert levels(findings) == {"workers": "warning"}
+    assert "pgcheckout work" in findings["workers"].remedy
+    assert ("worker went silent" in findings["workers"].message) == bool(ages)
+    db.as_service().rpc("record_heartbeat", p_name="another")
+    assert levels(look(database_url=db.url())) == {}
+
+
+def test_a_login_that_may_not_take_the_role(db: Database) -> None:
+    stranger = "a_login_without_rights"
+    with psycopg.connect(db.url(SUPERUSER), autocommit=True) as admin:
+        admin.execute(f"drop role if exists {stranger}")
+        admin.execute(f"create role {stranger} login")
+        admin.execute(f"grant usage on schema supabase_migrations to {stranger}")
+        admin.execute(f"grant select on all tables in schema supabase_migrations to {stranger}")
+    try:
+        findings = look(database_url=db.url(stranger))
+    finally:
+        with psycopg.connect(db.url(SUPERUSER), autocommit=True) as admin:
+            admin.execute(f"drop owned by {stranger}")
+            admin.execute(f"drop role {stranger}")
+    assert levels(findings) == {"role": "error"}  # and nothing that only follows from it
+    assert f"grant service_role to {stranger};" in findings["role"].remedy
+
+
+@pytest.mark.filterwarnings("ignore:Requiring AUTH while not requiring TLS")
+def test_the_mail_server_is_greeted_and_gets_no_letter(db: Database) -> None:
+    with MailServer(login=True) as server:
+
+        def mail(password: str) -> Finding:
+            url = f"smtp://{server.user}:{quote(password, safe='')}@127.0.0.1:{server.port}"
+            return look(database_url=db.url(), smtp_url=url, mail_from="shop@example.com")["mail"]
+
+        assert mail(server.password).level == "ok"
+        refused = mail("wrong")
+        assert server.letters == []
+    assert (refused.level, "answered 535" in refused.message) == ("error", True)
+    away = mail(server.password)
+    assert (away.level, "cannot be reached" in away.message) == ("error", True)
+    assert "PGCHECKOUT_SMTP_URL" in away.remedy
+
+
+def test_incidents_that_nobody_is_told_of(db: Database) -> None:
+    assert levels(look(database_url=db.url(), operator_webhook=None)) == {"alerts": "warning"}
+    assert levels(look(database_url=db.url(), operator_webhook=None, operator_email="ops@example.com")) == {}
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "grant execute on all functions in schema public to public; grant insert on payments.captures to authenticated",
+        "revoke execute on function public.get_or_create_checkout_session from service_role, authenticated;"
+        "alter table payments.captures disable row level security",
+    ],
+    ids=["too much", "too little"],
+)
+def test_the_remedy_of_wrong_rights_can_be_pasted(db: Database, damage: str) -> None:
+    db.sql(damage)
+    db.sql(look(database_url=db.url())["grants"].remedy.removeprefix("As postgres: "))
+    assert levels(look(database_url=db.url())) == {}
 
 
 def test_keys_and_addresses_of_the_wrong_form(db: Database) -> None:
@@ -177,7 +254,7 @@ def test_the_exit_code_says_whether_something_must_be_done(db: Database, tmp_pat
     bad = run(tmp_path, "doctor", **HEALTHY, database_url=db.url())
     assert bad.code == 1
     assert "ERROR    grants: anon can execute public.apply_payment_outcome" in bad.out
-    assert "-> Restore them" in bad.out
+    assert "-> As postgres: revoke execute on function public.apply_payment_outcome(" in bad.out
     for secret in ("jwt_secret", "stripe_secret_key"):
         assert HEALTHY[secret] not in bad.out + bad.err
 
@@ -228,3 +305,4 @@ def test_a_default_provider_that_is_off_is_an_error() -> None:
 def test_a_mistyped_variable_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PGCHECKOUT_PUBLC_URL", "https://pay.example.com")
     assert "PGCHECKOUT_PUBLC_URL" in look()["settings"].message
+    assert look()["settings"].remedy == "Did you mean PGCHECKOUT_PUBLIC_URL?"

@@ -160,6 +160,14 @@ class TestLimitPerAddress:
         assert reason(told) == (429, "too_many_requests")
         assert bridge.deliver("stripe", (headers, body)).status_code == 200
 
+    def test_what_comes_after_the_body_does_not_change_the_address(self, bridge: Bridge) -> None:
+        head = HEAD + b"X-Forwarded-For: %b\r\nTransfer-Encoding: chunked\r\n\r\n" % STRANGER.encode()
+        for number in range(self.LIMIT):
+            with connected(bridge) as connection:
+                connection.sendall(head + b"2\r\n{}\r\n0\r\nX-Forwarded-For: 7.7.7.%d\r\n\r\n" % number)
+                assert b" 400 " in connection.recv(65_536)
+        assert self.ask(bridge, STRANGER, "/webhooks/stripe").status_code == 429
+
     @pytest.mark.parametrize("forged", [True, False])
     def test_they_count_where_the_provider_wants_200_too(self, db: Database, forged: bool) -> None:
         limits: dict[str, Any] = {"requests_per_minute": self.LIMIT, "trusted_proxies": "127.0.0.1"}
@@ -298,6 +306,40 @@ class TestSlowCallers:
             said_until_the_end(connection)
             stop.set()
             thread.join()
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            b"GET /healthz HTTP/1.1\r\nX: " + b"x" * 200_000,
+            b"GET /healthz HTTP/1.1\r\n" + b"X: y\r\n" * 40_000,
+            b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 1_000,
+        ],
+        ids=["an endless header", "endless headers", "a thousand requests at once"],
+    )
+    def test_a_connection_that_would_fill_the_memory_is_closed(
+        self, bridge: Bridge, monkeypatch: pytest.MonkeyPatch, sent: bytes
+    ) -> None:
+        monkeypatch.setattr(server, "REQUEST_SECONDS", 60.0)  # not because it is slow
+        with connected(bridge) as connection:
+            with contextlib.suppress(OSError):  # it need not take all of that
+                connection.sendall(sent)
+            said = said_until_the_end(connection)
+        assert said.count(b" 200 OK") <= 16
+        assert bridge.http.get("/healthz").status_code == 200
+
+    def test_some_requests_may_come_before_the_first_is_answered(self, bridge: Bridge) -> None:
+        with connected(bridge) as connection:
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n" * 16)
+            said = b""
+            while said.count(b'{"status":"ok"}') < 16 and (received := connection.recv(65_536)):
+                said += received
+            assert said.count(b'{"status":"ok"}') == 16
+
+    def test_large_bodies_are_no_headers(self, bridge: Bridge) -> None:
+        with connected(bridge) as connection:
+            body = b"%x\r\n%b\r\n" % (4_000, b"x" * 4_000) * 50
+            connection.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n" + body + b"0\r\n\r\n")
+            assert b'"signature_invalid"' in connection.recv(65_536) + connection.recv(65_536)
 
     def test_one_that_gets_on_is_not(
         self, bridge: Bridge, stripe: StripeSimulator, monkeypatch: pytest.MonkeyPatch

@@ -75,13 +75,14 @@ def test_the_command_says_what_it_did(empty_database: Database, tmp_path: Path) 
 
 
 def test_what_is_missing_is_one_line(tmp_path: Path) -> None:
-    for words, settings, said in (
-        ([], {}, "PGCHECKOUT_DATABASE_URL is not set"),
-        ([], {"database_url": "postgresql://postgres@127.0.0.1:1/x"}, "cannot be reached"),
-        (["--database-url", "postgresql://u:p%ssword@h/d"], {}, "PGCHECKOUT_DATABASE_URL: not a Postgres URL"),
+    for words, settings, code, said in (
+        ([], {}, 1, "PGCHECKOUT_DATABASE_URL is not set"),
+        ([], {"database_url": "postgresql://postgres@127.0.0.1:1/x"}, 2, "cannot be reached: Connection refused."),
+        (["--database-url", "postgresql://u:p%ssword@h/d"], {}, 1, "PGCHECKOUT_DATABASE_URL: not a Postgres URL"),
     ):
         done = run(tmp_path, "migrate", *words, **settings)
-        assert done.code == 1
+        assert done.code == code
+        assert len(done.err.splitlines()) == 1
         assert said in done.err
         assert "Traceback" not in done.err
         assert "p%ssword" not in done.err

@@ -246,6 +246,22 @@ class TestBothWays:
         db.new_session(user_id)
         assert len(rpc.call("get_latest_checkout_session", p_user_id=user_id)) == 1
 
+    def test_sessions_and_their_stories_are_read_alike(self, rpc: Line, db: Database) -> None:
+        user = db.new_user()
+        other, session_id = db.new_session(), db.new_session(user)
+        db.apply(db.open_attempt(session_id), event="evt_1")
+        mine = {"status": "completed", "in_review": False, "user_id": user, "provider": "stripe"}
+        (row,) = rpc.list_checkout_sessions(None, 50, **mine, since=datetime.now(UTC) - timedelta(hours=1))
+        assert (row["session_id"], row["amount"], row["currency"]) == (str(session_id), 500, "USD")
+        assert [row["session_id"] for row in rpc.list_checkout_sessions(session_id, 50)] == [str(other)]
+        story = rpc.checkout_session_story(session_id)
+        assert [moment.kind for moment in story[:4]] == ["session", "attempt", "webhook", "capture"]
+        assert story[0].at == db.session(session_id)["created_at"]
+        assert story[3].detail["amount"] == 500
+        with pytest.raises(SessionNotFound):
+            rpc.checkout_session_story(uuid.uuid4())
+        assert rpc.payment_report(1)["totals"]["revenue"] == {"USD": 500}
+
     def test_refunds_travel_with_the_outcome(self, rpc: Line, db: Database) -> None:
         session_id = db.new_session()
         attempt = rpc.open_checkout_attempt(session_id)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import logging
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import httpx
+import psycopg
 import pytest
+import stamina
+from anyio._backends._asyncio import AsyncIOBackend
 
 from bridge.local.postgres import LocalPostgres
 from bridge.sandbox.signature import sign
@@ -25,6 +30,7 @@ from tests.support.bridge import (
     logged_url,
     running_bridge,
     statements_of,
+    wait_until,
 )
 from tests.support.database import Database, Row
 from tests.support.races import all_at_once
@@ -46,6 +52,22 @@ def result(response: httpx.Response) -> tuple[int, str]:
     """Status, and what became of it."""
     answer: dict[str, Any] = response.json()
     return response.status_code, answer["error"]["reason"] if "error" in answer else answer["result"]
+
+
+def noted(calls: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function, which leaves its name when it is called."""
+
+    @functools.wraps(function)
+    def called(*arguments: Any, **named: Any) -> Any:
+        calls.append(function.__qualname__)
+        return function(*arguments, **named)
+
+    return called
+
+
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """What the bridge has logged; the client of these tests is no part of it."""
+    return [record.getMessage() for record in caplog.records if record.name != "httpx"]
 
 
 def kept(bridge: Bridge) -> list[tuple[str, str | None, int]]:
@@ -131,6 +153,30 @@ class TestStatements:
         assert [statement.replace('"', "").partition("(")[0] for statement in first + second] == [
             "select public.apply_payment_outcome"
         ] * 2
+
+    def test_it_takes_no_client_no_thread_and_one_line_of_log(
+        self,
+        bridge: Bridge,
+        desk: Desk,
+        attempt: Row,
+        monkeypatch: pytest.MonkeyPatch,
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        delivery = desk.deliver(desk.paid(attempt))
+        made: list[str] = []
+        for owner, name in (
+            (httpx.AsyncClient, "__init__"), (psycopg.AsyncConnection, "__init__"), (stamina, "retry_context"),
+            (AsyncIOBackend, "run_sync_in_worker_thread"),
+        ):  # fmt: skip
+            monkeypatch.setattr(owner, name, noted(made, getattr(owner, name)))
+        caplog.set_level(logging.INFO)
+        caplog.clear()
+        for _ in range(3):
+            assert bridge.deliver(desk.name, delivery).status_code == 200
+        assert bridge.http.get("/nowhere").status_code == 404  # its line comes after theirs
+        wait_until(lambda: len(lines_of(caplog)) > 3)
+        assert lines_of(caplog) == ["request"] * 4
+        assert made == []
 
 
 class TestForgedOnes:

@@ -202,8 +202,8 @@ def test_a_simulation_that_is_ended_leaves_nothing_behind(ending: signal.Signals
 def test_a_database_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:
     url = "postgresql://postgres:hunter2@127.0.0.1:1/shop"
     done = run(tmp_path, "simulate", "--database-url", url, "--schedule", "default")
-    assert done.code == 1
-    assert "The database cannot be reached" in done.err
+    assert done.code == 2
+    assert "The database at 127.0.0.1:1 cannot be reached: Connection refused." in done.err
     assert "hunter2" not in done.out + done.err
 
 
