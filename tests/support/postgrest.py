@@ -104,7 +104,7 @@ class AsyncGateway(httpx.AsyncHTTPTransport):
 
 
 @contextlib.contextmanager
-def postgrest(binary: Path, database_url: str, keys: Keys) -> Iterator[str]:
+def postgrest(binary: Path, database_url: str, keys: Keys, *, pool: int = 4) -> Iterator[str]:
     """Run PostgREST on loopback, as nobody when we are root; yields its URL once it answers."""
     port = _free_port()
     owner = {"user": "nobody", "group": pwd.getpwnam("nobody").pw_gid, "extra_groups": []} if os.geteuid() == 0 else {}
@@ -113,7 +113,7 @@ def postgrest(binary: Path, database_url: str, keys: Keys) -> Iterator[str]:
         "PGRST_DB_SCHEMAS": "public",
         "PGRST_DB_ANON_ROLE": "anon",
         "PGRST_DB_EXTRA_SEARCH_PATH": "public,extensions",
-        "PGRST_DB_POOL": "4",
+        "PGRST_DB_POOL": str(pool),
         "PGRST_JWT_SECRET": keys.jwks(),
         "PGRST_SERVER_HOST": "127.0.0.1",
         "PGRST_SERVER_PORT": str(port),
