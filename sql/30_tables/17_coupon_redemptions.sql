@@ -21,7 +21,7 @@ comment on column payments.coupon_redemptions.paid_late is
 
 -- Readers: reserve_coupon, quote_checkout (places that can be given back).
 create index coupon_redemptions_to_give_back on payments.coupon_redemptions (coupon_id)
-where holds_place and status <> 'confirmed';
+where holds_place and status = 'released';
 
 -- Reader: the cap per user.
 create index coupon_redemptions_by_user on payments.coupon_redemptions (user_id, coupon_id);

@@ -12,16 +12,12 @@ declare
     v_holding boolean;
 begin
     select c.* into v_coupon from payments.coupons as c where c.id = p_coupon_id;
-    select v_coupon.max_redemptions - v_coupon.places_taken + count(*) into v_free
-    from payments.coupon_redemptions as r
-    where r.coupon_id = p_coupon_id
-        and r.holds_place
-        and (
-            r.status = 'released'
-            or (r.status = 'reserved' and not exists (
-                select from public.payment_checkout_sessions as s where s.id = r.session_id
-            ))
-        );
+    v_free := v_coupon.max_redemptions - v_coupon.places_taken;
+    if v_free <= 0 then
+        select v_free + count(*) into v_free
+        from payments.coupon_redemptions as r
+        where r.coupon_id = p_coupon_id and r.holds_place and r.status = 'released';
+    end if;
     select count(*), coalesce(bool_or(r.status = 'reserved'), false) into v_used, v_holding
     from payments.coupon_redemptions as r
     where r.coupon_id = p_coupon_id and r.user_id = p_user_id and r.status <> 'released';

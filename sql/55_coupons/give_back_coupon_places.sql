@@ -13,15 +13,8 @@ begin
     end if;
     with given_back as (
         update payments.coupon_redemptions as r
-        set holds_place = false, status = 'released', updated_at = p_now
-        where r.coupon_id = v_coupon.id
-            and r.holds_place
-            and (
-                r.status = 'released'
-                or (r.status = 'reserved' and not exists ( -- the session went with its user
-                    select from public.payment_checkout_sessions as s where s.id = r.session_id
-                ))
-            )
+        set holds_place = false, updated_at = p_now
+        where r.coupon_id = v_coupon.id and r.holds_place and r.status = 'released'
         returning 1
     )
 

@@ -98,6 +98,30 @@ class TestManyAtOnce:
         assert uses(db, "RUSH") == {"reserved": 1, "confirmed": 1, "released": 2}
 
 
+class TestUsedUp:
+    @pytest.mark.parametrize(
+        ("ask", "arguments"),
+        [(FUNCTION, {"p_plan": "credits_100"}), ("quote_checkout", {"p_plan": "credits_100"})],
+    )
+    def test_who_is_refused_reads_no_place_that_others_hold(self, db: Database, ask: str, arguments: Row) -> None:
+        new_coupon(db, "RUSH", max_redemptions=40)
+        for _ in range(40):
+            db.new_session(p_coupon="RUSH")
+        with db.as_service().request() as connection:
+            connection.execute("set local enable_seqscan = off")
+            connection.execute("savepoint before")
+            with refused("PT409", "coupon_exhausted"):
+                buyer = {"p_user_id": db.new_user()} if ask == FUNCTION else {}
+                call(connection, ask, **arguments, **buyer, p_coupon="RUSH")
+            connection.execute("rollback to before")
+            row = connection.execute(
+                "select idx_tup_fetch as rows from pg_stat_xact_user_tables"
+                " where relid = 'payments.coupon_redemptions'::regclass"
+            ).fetchone()
+        assert row
+        assert row["rows"] < 5
+
+
 class TestTwoCoupons:
     """Buyers who replace one coupon by the other, in both directions."""
 

@@ -160,6 +160,7 @@ payments.refuse_coupon                       -     -     -                  -
 payments.refuse_for_now                      -     -     -                  -
 payments.release_coupon                      -     -     -                  -
 payments.repeated_free_session               -     -     -                  -
+payments.release_deleted_coupons            -     -     -                  -
 payments.report_lines                        -     -     -                  -
 payments.require_service                     -     -     -                  -
 payments.require_user                        -     +     not_your_session   +
