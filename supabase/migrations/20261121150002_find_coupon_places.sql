@@ -43,9 +43,12 @@ execute function payments.release_deleted_coupons();
 -- those whose session has gone already
 update payments.coupon_redemptions as r
 set status = 'released', updated_at = now()
-where r.status = 'reserved' and not exists (
-    select from public.payment_checkout_sessions as s where s.id = r.session_id
-);
+where
+    r.status = 'reserved'
+    and not exists (
+        select from public.payment_checkout_sessions as s
+        where s.id = r.session_id
+    );
 
 create or replace function payments.give_back_coupon_places(p_coupon payments.coupons, p_now timestamptz)
 returns payments.coupons

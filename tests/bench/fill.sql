@@ -1,13 +1,25 @@
--- A shop with a past: p_sessions sessions of the last 90 days, three a buyer, with all that real ones leave behind.
--- As superuser: triggers and foreign keys sleep meanwhile.
+-- A shop with a past: p_sessions sessions of the last p_days, three a buyer, with all that real ones leave behind. For an
+-- empty shop and as superuser: triggers, foreign keys and indexes sleep meanwhile, and tables that are truncated in the
+-- same transaction write no WAL where wal_level is minimal.
 create schema if not exists bench;
 
-create or replace procedure bench.fill(p_sessions int) language plpgsql as $$
+create or replace procedure bench.fill(p_sessions int, p_days int default 90) language plpgsql as $$
+declare
+    v_tables regclass[] := array[
+        'auth.users', 'payments.attempts', 'payments.captures', 'payments.session_events', 'payments.webhook_events',
+        'payments.notifications', 'public.payment_checkout_sessions', 'public.payment_credit_entries',
+        'public.payment_credit_balances', 'public.payment_invoices'
+    ];
+    v_table regclass;
 begin
     set local session_replication_role = replica;
+    execute format('truncate %s cascade', array_to_string(v_tables, ', '));
+    update pg_index set indisready = false where indrelid = any(v_tables);
+
     create table bench.past as
     select
         n,
+        'customer-' || n / 3 || '@example.test' as email,
         md5('buyer ' || n / 3)::uuid as user_id,
         md5('reference ' || n) as reference,
         made.at as created_at,
@@ -20,20 +32,23 @@ begin
             when n % 20 = 9 then 'cancelled' else 'failed'
         end as status
     from generate_series(1, p_sessions) as n
-    cross join lateral (select now() - interval '90 days' * (1 - n::float8 / p_sessions) as at) as made;
+    cross join lateral (select now() - p_days * interval '1 day' * (1 - n::float8 / p_sessions) as at) as made;
 
     insert into auth.users (id, email)
-    select distinct p.user_id, p.user_id || '@example.test' from bench.past as p;
+    select p.user_id, p.email from bench.past as p where p.n % 3 = 0 or p.n = 1;
 
     insert into payments.attempts (
-        session_id, provider, reference, status, provider_session_id, checkout_url, created_at, expires_at, reconcile_at
+        number, session_id, provider, reference, status, provider_session_id, checkout_url, created_at, expires_at,
+        reconcile_at
     )
+    overriding system value
     select
-        p.session_id, 'stripe', p.reference,
+        p.n, p.session_id, 'stripe', p.reference,
         case when p.status in ('pending', 'completed') then 'open' else p.status end, 'cs_' || p.reference,
         'https://pay.test/' || p.reference, p.created_at, p.created_at + interval '1 day',
         case when p.status = 'pending' then now() + interval '1 hour' end
     from bench.past as p;
+    perform setval(pg_get_serial_sequence('payments.attempts', 'number'), p_sessions);
 
     insert into public.payment_checkout_sessions (
         id, user_id, email, product_id, kind, terms, provider, currency, original_amount, amount, status,
@@ -41,12 +56,11 @@ begin
         current_attempt, created_at, updated_at, expires_at, completed_at
     )
     select
-        p.session_id, p.user_id, p.user_id || '@example.test', 'credits_100', 'credits', '{"credits": 100}', 'stripe',
+        p.session_id, p.user_id, p.email, 'credits_100', 'credits', '{"credits": 100}', 'stripe',
         'USD', 500, 500, p.status, paid.fulfilment_status, paid.fulfilment, 'cs_' || p.reference, paid.payment_id,
-        'https://pay.test/' || p.reference, 1, a.number, p.created_at, p.created_at,
+        'https://pay.test/' || p.reference, 1, p.n, p.created_at, p.created_at,
         p.created_at + case p.status when 'pending' then interval '91 days' else interval '1 day' end, paid.at
     from bench.past as p
-    inner join payments.attempts as a on p.reference = a.reference
     cross join lateral (
         select
             case when p.status = 'completed' then 'fulfilled' else 'none' end as fulfilment_status,
@@ -54,8 +68,7 @@ begin
                 as fulfilment,
             case when p.status = 'completed' then 'pi_' || p.reference end as payment_id,
             case when p.status = 'completed' then p.created_at + interval '5 minutes' end as at
-    ) as paid
-    order by p.n;
+    ) as paid;
 
     insert into payments.session_events (session_id, from_status, to_status, source, created_at)
     select p.session_id, 'pending', p.status, 'webhook', p.created_at from bench.past as p where p.status <> 'pending';
@@ -100,7 +113,7 @@ begin
         session_id, user_id, kind, occurrence, email, payload, status, due_at, created_at, finished_at
     )
     select
-        p.session_id, p.user_id, 'receipt', '', p.user_id || '@example.test', '{"amount": 500}', 'sent', p.created_at,
+        p.session_id, p.user_id, 'receipt', '', p.email, '{"amount": 500}', 'sent', p.created_at,
         p.created_at, p.created_at
     from bench.past as p
     where p.status = 'completed';
@@ -136,5 +149,9 @@ begin
     from bench.past as p
     where p.created_at > now() - interval '1 day';
     drop table bench.past;
+
+    foreach v_table in array v_tables loop
+        execute format('reindex table %s', v_table);
+    end loop;
 end;
 $$;

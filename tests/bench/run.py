@@ -14,6 +14,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -26,11 +27,25 @@ from bridge.local.postgres import SUPERUSER, LocalPostgres
 from bridge.migrations import migrate, seed_file
 from tests.bench.scenarios import EVENT, SCENARIOS, Scenario
 
-__all__ = ["main"]
+__all__ = ["HERE", "SERVER_SETTINGS", "Bench", "Result", "machine", "main", "measure", "median"]
 
 HERE = Path(__file__).parent
 REPORT = HERE.parents[1] / "docs" / "benchmarks.md"
 SERVER_SETTINGS = ("shared_buffers=512MB", "max_wal_size=8GB", "checkpoint_timeout=1h", "autovacuum_naptime=10s")
+# buffers: pages of tables, indexes and sequences; what a new connection reads of the catalogs is not the call's
+COUNTERS = """
+select
+    (select wal_bytes from pg_stat_wal),
+    (
+        select sum(heap_blks_hit + heap_blks_read + coalesce(idx_blks_hit + idx_blks_read, 0)
+            + coalesce(toast_blks_hit + toast_blks_read + tidx_blks_hit + tidx_blks_read, 0))
+        from pg_statio_user_tables
+    ) + (select sum(blks_hit + blks_read) from pg_statio_user_sequences),
+    sum(n_tup_upd),
+    sum(n_tup_hot_upd)
+from pg_stat_user_tables
+where schemaname in ('public', 'payments')
+"""
 
 
 @dataclass(frozen=True)
@@ -46,8 +61,8 @@ class Result:
 class Bench:
     """A server with the engine, its rivals, and buyers."""
 
-    def __init__(self, major: int) -> None:
-        self.server = LocalPostgres(major, durable=True, settings=SERVER_SETTINGS)
+    def __init__(self, major: int, settings: tuple[str, ...] = SERVER_SETTINGS) -> None:
+        self.server = LocalPostgres(major, durable=True, settings=settings)
         url = self.server.create_look_alike("bench")
         migrate(url)
         self.database = psycopg.connect(url, autocommit=True)
@@ -59,27 +74,29 @@ class Bench:
             self.database.execute((HERE / f"{file}.sql").read_bytes())
         self._next = 1
 
-    def round(self, clients: int, calls: int) -> dict[str, Result]:
-        """All scenarios once, with buyers that nobody has used before."""
+    def round(self, clients: int, calls: int, scenarios: Sequence[Scenario]) -> dict[str, Result]:
+        """The scenarios once, with buyers that nobody has used before."""
         share = calls // clients
-        first = self._next
-        self._next += 3 * share * clients
-        block = {"first": first, "last": first + share * clients - 1}
+        block = self.buyers(share * clients)
+        first = block["first"]
         self.database.execute("call bench.add_users(%s, %s)", (block["first"], block["last"]))
         results = {}
-        for scenario in SCENARIOS:
+        for scenario in scenarios:
+            following = block
             if "next_first" in scenario.before:
-                first += share * clients
-            following = {"next_first": first, "next_last": first + share * clients - 1}
-            for statement in filter(None, scenario.before.format(**block, **following).split(";")):
+                following = self.buyers(share * clients)
+                first = following["first"]
+            numbers = block | {"next_first": first, "next_last": following["last"]}
+            for statement in filter(None, scenario.before.format(**numbers).split(";")):
                 self.database.execute(statement.encode())
-            results[scenario.name] = self.run(scenario, clients, share, first)
+            results[scenario.name] = self.run(scenario, clients, scenario.calls or share, first)
         return results
 
     def run(self, scenario: Scenario, clients: int, share: int, first: int) -> Result:
         """One scenario: ``share`` calls by each of ``clients``, with the buyers from ``first`` on."""
+        times, callers = (1, 1) if scenario.at_once else (share, clients)
         before = self._counters()
-        output = self._pgbench(scenario, clients, share, first)
+        output = self._pgbench(scenario, callers, times, first)
         found = re.search(r"^tps = ([0-9.]+)", output, re.MULTILINE)
         if not found or "number of failed transactions: 0 " not in output:
             sys.exit(f"{scenario.name} failed:\n{output}")
@@ -87,7 +104,7 @@ class Bench:
         used = {name: after[name] - before[name] for name in after}
         calls = share * clients
         return Result(
-            calls_per_second=float(found[1]),
+            calls_per_second=float(found[1]) * calls / (times * callers),
             wal=used["wal"] / calls,
             buffers=used["buffers"] / calls,
             hot=used["hot"] / used["updates"] if used["updates"] else None,
@@ -108,13 +125,18 @@ class Bench:
             )  # fmt: skip
         return done.stdout + done.stderr
 
+    def buyers(self, count: int) -> dict[str, int]:
+        """Numbers of buyers that nobody has used before: ``{first, last}``."""
+        first = self._next
+        self._next += count
+        return {"first": first, "last": first + count - 1}
+
     def _counters(self) -> dict[str, float]:
+        # a backend hands in its counts before it leaves this list
+        while self.watcher.execute("select 1 from pg_stat_activity where application_name = 'pgbench'").fetchone():
+            time.sleep(0.01)
         self.watcher.execute("select pg_stat_clear_snapshot()")
-        row = self.watcher.execute(
-            "select (select wal_bytes from pg_stat_wal), (select blks_hit + blks_read from pg_stat_database"
-            " where datname = current_database()), sum(n_tup_upd), sum(n_tup_hot_upd) from pg_stat_user_tables"
-            " where schemaname in ('public', 'payments')"
-        ).fetchone()
+        row = self.watcher.execute(COUNTERS).fetchone()
         assert row
         return dict(zip(("wal", "buffers", "updates", "hot"), map(float, row), strict=True))
 
@@ -124,12 +146,14 @@ class Bench:
         self.server.stop()
 
 
-def measure(bench: Bench, clients: int, calls: int, rounds: int) -> dict[str, list[Result]]:
+def measure(
+    bench: Bench, clients: int, calls: int, rounds: int, scenarios: Sequence[Scenario] = SCENARIOS
+) -> dict[str, list[Result]]:
     """``rounds`` rounds after one that warms up."""
     results = defaultdict(list)
     for number in range(rounds + 1):
         print(f"{clients} clients, round {number} of {rounds}", file=sys.stderr)
-        for name, result in bench.round(clients, calls).items():
+        for name, result in bench.round(clients, calls, scenarios).items():
             if number or not rounds:
                 results[name].append(result)
     return dict(results)
@@ -150,19 +174,21 @@ def table(results: dict[str, list[Result]], clients: int) -> Iterator[str]:
         beside = "" if scenario.rival == "floor" else f" of {scenario.rival}"
         hot = [run.hot for run in runs if run.hot is not None]
         yield (
-            f"| {scenario.name} | {_median(runs, 'calls_per_second'):,.0f}"
+            f"| {scenario.name} | {median(runs, 'calls_per_second'):,.0f}"
             f" | {statistics.median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f}){beside}"
-            f" | {f'≥ {target:.2f}' if target else ''} | {_median(runs, 'wal'):,.0f} | {_median(runs, 'buffers'):.0f}"
+            f" | {f'≥ {target:.2f}' if target else ''} | {median(runs, 'wal'):,.0f} | {median(runs, 'buffers'):.0f}"
             f" | {f'{statistics.median(hot):.0%}' if hot else ''} |"
         )
     yield ""
 
 
-def _median(runs: Sequence[Result], field: str) -> float:
+def median(runs: Sequence[Result], field: str) -> float:
+    """Of one field of :class:`Result`."""
     return float(statistics.median(getattr(run, field) for run in runs))
 
 
-def _machine(bench: Bench) -> str:
+def machine(bench: Bench) -> str:
+    """What it was measured on, in a line."""
     row = bench.database.execute("show server_version").fetchone()
     version = row[0] if row else "?"
     model = (
@@ -182,7 +208,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     chosen: Any = parser.parse_args(arguments)
     bench = Bench(int(os.environ.get("PG", "18")))
     try:
-        lines = [f"Measured on {_machine(bench)}.\n"]
+        lines = [f"Measured on {machine(bench)}.\n"]
         for clients in chosen.clients:
             calls = 160 if chosen.quick else 2000 if clients == 1 else 6400
             lines += table(measure(bench, clients, calls, 0 if chosen.quick else 5), clients)

@@ -26,13 +26,19 @@ _REFUND = (
 
 @dataclass(frozen=True)
 class Scenario:
-    """``before`` prepares the purchases of a run, ``script`` is one call; ``target`` is a ratio to ``rival``."""
+    """``before`` prepares the purchases of a run, ``script`` is one call; ``target`` is a ratio to ``rival``.
+
+    ``calls`` is how often each client calls it, where that is not up to the run; ``at_once``: one call of one client
+    does the work of all, and is counted as theirs.
+    """
 
     name: str
     script: str
     before: str = ""
     target: tuple[float, ...] = ()
     rival: str = "floor"
+    calls: int | None = None
+    at_once: bool = False
 
 
 _COMPLETE = f"select public.complete_checkout_session({_SESSION}, p_provider_payment_id => 'pi_' || :n);"
@@ -46,6 +52,7 @@ SCENARIOS = (
     ),
     Scenario("naive create", f"select naive.get_or_create({_USER}, 'credits_100');"),
     Scenario("create", f"select public.get_or_create_checkout_session('credits_100', {_USER});", target=(0.85,)),
+    Scenario("quote", "select public.quote_checkout('credits_100');"),
     Scenario("naive reuse", f"select naive.get_or_create({_USER}, 'credits_100');"),
     Scenario("reuse", f"select public.get_or_create_checkout_session('credits_100', {_USER});", target=(2.5, 5.0)),
     Scenario("latest", f"select * from public.get_latest_checkout_session({_USER});"),
@@ -87,4 +94,11 @@ SCENARIOS = (
         target=(1.5,),
         rival="naive purchase",
     ),
+    Scenario(
+        "expire, per session",
+        "select public.expire_old_checkout_sessions();",
+        before="call bench.add_users({next_first}, {next_last}); call bench.add_due({next_first}, {next_last});",
+        at_once=True,
+    ),
+    Scenario("report", "select public.payment_report(7);", calls=1),
 )

@@ -41,5 +41,14 @@ begin
 end;
 $$;
 
+-- sessions whose time is up
+create procedure bench.add_due(p_from int, p_to int) language sql as $$
+    select public.get_or_create_checkout_session('credits_100', bench.user_id(n)) from generate_series(p_from, p_to) as n;
+
+    update public.payment_checkout_sessions as s set expires_at = now() - interval '1 minute'
+    from generate_series(p_from, p_to) as n
+    where s.user_id = bench.user_id(n) and s.status = 'pending'
+$$;
+
 grant usage on schema bench to service_role;
 grant select on all tables in schema bench to service_role;

@@ -28,6 +28,11 @@ _RUN_ELSEWHERE = {
     "make demo": "tests/demo runs the command behind it, .ci/run the target with ONCE=1",
     "pip install pgcheckout": ".ci/run installs the wheel in an empty environment",
     "pgcheckout serve --host 0.0.0.0 --port 8000": "tests/bridge starts it on a free port",
+    'pgcheckout shard-router --shards "$SHARD_0" --shards "$SHARD_1" > router.sql': "tests/sharding",
+    'pgcheckout shard-router --shards "$SHARD_0" --shards "$SHARD_1" --of-shard 1 > shard-1.sql': "tests/sharding",
+    'pgcheckout shard-router --shards "$SHARD_0" --shards "$SHARD_1" --apply "$ROUTER"': "tests/sharding",
+    'pgcheckout shard-move 0-204 --to 4 --router "$ROUTER" --shards "$SHARD_0" --shards "$SHARD_1" --shards "$SHARD_2"'
+    ' --shards "$SHARD_3" --shards "$SHARD_4"': "tests/sharding",
 }
 
 
@@ -70,7 +75,7 @@ def test_every_make_target_and_subcommand_named_exists() -> None:
     text = "\n".join(path.read_text("utf-8") for path in DOCUMENTS)
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
-    for command in sorted(set(re.findall(r"`pgcheckout ([a-z]+)", text))):
+    for command in sorted(set(re.findall(r"`pgcheckout ([a-z-]+)", text))):
         done = subprocess.run(
             [Path(sys.executable).with_name("pgcheckout"), *shlex.split(command), "--help"],
             capture_output=True,
