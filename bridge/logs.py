@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
 from datetime import UTC, datetime
-from typing import TextIO
+from typing import Any, TextIO
 from uuid import UUID
 
 import stamina.instrumentation
 import structlog
-from structlog.contextvars import bind_contextvars, bound_contextvars, clear_contextvars, get_contextvars
-from structlog.typing import EventDict, WrappedLogger
 
 from bridge.redaction import Redactor, secrets_of
 from bridge.settings import Settings
@@ -25,26 +24,32 @@ from bridge.settings import Settings
 __all__ = ["about_request", "about_session", "configure", "formatter", "keep_addresses_private", "working_on"]
 
 _encode = json.JSONEncoder().encode
+_about: ContextVar[Mapping[str, str]] = ContextVar("about")  # what the lines of this task are about
+# all that a record has by itself; and uvicorn's, which is the message once more
+_ORDINARY = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "color_message"}
 
 
 def about_request(request_id: str) -> None:
     """What this task logs from here on belongs to this request, and to no session yet."""
-    clear_contextvars()
-    bind_contextvars(request_id=request_id)
+    _about.set({"request_id": request_id})
 
 
 def about_session(session_id: UUID | None) -> None:
     """What this task logs from here on belongs to this session, too. The first one stays: others are looked at for its
     sake."""
-    if session_id and "session_id" not in get_contextvars():
-        bind_contextvars(session_id=str(session_id))
+    about = _about.get({})
+    if session_id and "session_id" not in about:
+        _about.set({**about, "session_id": str(session_id)})
 
 
 @contextmanager
 def working_on(session_id: UUID) -> Iterator[None]:
     """What this task logs in the block belongs to this session."""
-    with bound_contextvars(session_id=str(session_id)):
+    before = _about.set({**_about.get({}), "session_id": str(session_id)})
+    try:
         yield
+    finally:
+        _about.reset(before)
 
 
 def keep_addresses_private() -> None:
@@ -75,46 +80,63 @@ def configure(settings: Settings, *, level: str | None = None) -> None:
 
 def formatter(redact: Redactor, *, text: bool = False) -> logging.Formatter:
     """Formats the records of every logger: JSON, or text for people."""
-    if text:
-        exception: structlog.typing.Processor = structlog.processors.format_exc_info
-        renderer: structlog.typing.Processor = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
-    else:
-        transformer = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
-        exception = structlog.processors.ExceptionRenderer(transformer)
-        renderer = _to_json
-    return _Formatter(
-        foreign_pre_chain=[_begin, structlog.contextvars.merge_contextvars, structlog.stdlib.ExtraAdder(), exception],
-        # nothing may be added after the redaction
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, redact, renderer],
+    return _Text(redact) if text else _Json(redact)
+
+
+class _Json(logging.Formatter):
+    """One object per line. Called for every request, so a plain line costs little more than its redaction."""
+
+    _trace = staticmethod(
+        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
     )
 
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__()
+        self._redact = redact
 
-def _begin(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    record: logging.LogRecord = event["_record"]
-    record.__dict__.pop("color_message", None)  # uvicorn's: the message once more
-    event["timestamp"] = datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds")
-    event["level"] = record.levelname.lower()
-    event["logger"] = record.name
-    return event
-
-
-def _to_json(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    return _encode(event)  # the redaction has left nothing but what JSON knows
-
-
-class _Formatter(structlog.stdlib.ProcessorFormatter):
     def format(self, record: logging.LogRecord) -> str:
         try:
-            return super().format(record)
+            # nothing may be added after the redaction
+            return self._render(self._redact.event(self._event(record)))
         except Exception as error:  # noqa: BLE001 # logging would print the arguments as they are
             broken = {
-                "event": f"a line could not be logged: {type(error).__name__}",
-                "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
-                "level": "error", "logger": record.name, "line": f"{record.filename}:{record.lineno}",
+                "event": f"a line could not be logged: {type(error).__name__}", **_said_by(record),
+                "line": f"{record.filename}:{record.lineno}",
             }  # fmt: skip
             return json.dumps(broken)
+
+    def _event(self, record: logging.LogRecord) -> Mapping[str, Any]:
+        more = {name: value for name, value in vars(record).items() if name not in _ORDINARY}
+        event = {"event": record.getMessage(), **_said_by(record), **_about.get({}), **more}
+        if record.stack_info:
+            event["stack_info"] = record.stack_info
+        if record.exc_info:
+            return self._trace(None, "", event | {"exc_info": record.exc_info})
+        return event
+
+    def _render(self, event: dict[str, Any]) -> str:
+        return _encode(event)  # the redaction has left nothing but what JSON knows
+
+
+class _Text(_Json):
+    _trace = staticmethod(structlog.processors.format_exc_info)
+
+    def __init__(self, redact: Redactor) -> None:
+        super().__init__(redact)
+        self._renderer = structlog.dev.ConsoleRenderer(
+            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
+        )
+
+    def _render(self, event: dict[str, Any]) -> str:
+        return self._renderer(None, "", event)
+
+
+def _said_by(record: logging.LogRecord) -> dict[str, str]:
+    return {
+        "timestamp": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="microseconds"),
+        "level": record.levelname.lower(),
+        "logger": record.name,
+    }
 
 
 class _Stderr(logging.StreamHandler[TextIO]):

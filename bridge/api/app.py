@@ -73,7 +73,7 @@ def create_app(settings: Settings, *, watching: bool = True) -> FastAPI:
         redoc_url=None,
     )
     errors.install(app)
-    for module in (buyers, providers, admin, operations):
+    for module in (providers, buyers, admin, operations):  # in this order they are tried: webhooks first
         app.include_router(module.router)
     if sandbox:
         app.mount("/sandbox", sandbox.app)

@@ -18,7 +18,7 @@ from bridge.refunds import Refunds
 from bridge.rpc import Rpc
 from bridge.settings import Settings
 
-__all__ = ["Context", "FromContext", "SignedIn"]
+__all__ = ["Context", "FromContext", "SignedIn", "context_of"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,10 +36,15 @@ class Context:
     figures: Figures
 
 
-def _context(request: Request) -> Context:
+def context_of(request: Request) -> Context:
+    """The parts of the bridge that got this request."""
     context = request.app.state.context
     assert isinstance(context, Context)  # noqa: S101 # set by the lifespan in app.py
     return context
+
+
+async def _context(request: Request) -> Context:
+    return context_of(request)  # what is not async, FastAPI would run in a thread
 
 
 FromContext = Annotated[Context, Depends(_context)]

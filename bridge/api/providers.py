@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import logging
+import re
 from html import escape
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
 from fastapi import APIRouter, Path, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.types import Receive, Scope, Send
 
 from bridge.alerts import note
-from bridge.api.context import Context, FromContext
+from bridge.api.context import Context, FromContext, context_of
 from bridge.api.edge import note_refusal
 from bridge.api.errors import ErrorBody, refusals
 from bridge.api.sources import check_source
@@ -45,7 +48,8 @@ _RETURN: dict[int | str, dict[str, Any]] = {
 _ON_THE_WAY = ("completed", "processing", "partially_refunded", "refunded")
 
 
-ProviderName = Annotated[str, Path(pattern="^[a-z][a-z0-9_]{0,31}$")]
+_PROVIDER_NAME = re.compile("^[a-z][a-z0-9_]{0,31}$")
+ProviderName = Annotated[str, Path(pattern=_PROVIDER_NAME.pattern)]
 
 
 class WebhookAnswer(BaseModel):
@@ -55,16 +59,22 @@ class WebhookAnswer(BaseModel):
     reason: str = ""
 
 
-@router.post(
-    "/webhooks/{provider}",
-    response_model=WebhookAnswer,
-    responses=refusals(400, 403, 404, 408, 413, 422, 502),
-    openapi_extra=_RAW_BODY,
-)
-async def receive_webhook(
-    provider: ProviderName, request: Request, context: FromContext
-) -> WebhookAnswer | JSONResponse:
+class _WebhookRoute(APIRoute):
+    """Described by FastAPI and mostly served without it: solving dependencies and validating answers takes FastAPI as
+    long as all else that the bridge does for a webhook."""
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        provider = scope["path_params"]["provider"]
+        if scope["method"] == "POST" and _PROVIDER_NAME.fullmatch(provider):
+            response = await receive_webhook(provider, Request(scope, receive))
+            await response(scope, receive, send)
+        else:
+            await super().handle(scope, receive, send)  # it says why not
+
+
+async def receive_webhook(provider: ProviderName, request: Request) -> JSONResponse:
     """A provider's notification. Anything but 2xx asks the provider to send it again, where that can help."""
+    context = context_of(request)
     body = await request.body()
     try:
         adapter = context.checkout.provider(provider)
@@ -88,7 +98,18 @@ async def receive_webhook(
         return JSONResponse(dict(reply))
     if isinstance(result, PgcheckoutError):
         raise result
-    return WebhookAnswer(result=result.result, reason=result.reason)
+    return JSONResponse({"result": result.result, "reason": result.reason})
+
+
+router.add_api_route(
+    "/webhooks/{provider}",
+    receive_webhook,
+    methods=["POST"],
+    response_model=WebhookAnswer,
+    responses=refusals(400, 403, 404, 408, 413, 422, 502),
+    openapi_extra=_RAW_BODY,
+    route_class_override=_WebhookRoute,
+)
 
 
 @router.get("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_RETURN)

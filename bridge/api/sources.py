@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from typing import Any
 
@@ -17,6 +18,8 @@ __all__ = ["address_of", "check_source", "client_address"]
 
 Address = IPv4Address | IPv6Address
 
+_LONGEST_ADDRESS = 64  # what is longer is none, cut off or not
+
 
 def client_address(peer: str, forwarded: str, trusted: Iterable[Any]) -> Address | None:
     """The address that a request comes from: the last one in ``X-Forwarded-For`` that no trusted proxy added.
@@ -26,14 +29,21 @@ def client_address(peer: str, forwarded: str, trusted: Iterable[Any]) -> Address
     """
     proxies = tuple(trusted)
     for said in [peer, *reversed(forwarded.split(","))]:
-        try:
-            address = ip_address(said.strip())
-        except ValueError:
+        address = _read(said.strip()[:_LONGEST_ADDRESS])
+        if address is None:
             return None
-        address = getattr(address, "ipv4_mapped", None) or address
         if not any(address in network for network in proxies):
             return address if address.is_global else None
     return None
+
+
+@lru_cache(1024)
+def _read(said: str) -> Address | None:
+    try:
+        address = ip_address(said)
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def address_of(scope: Scope, trusted: Iterable[Any]) -> Address | None:

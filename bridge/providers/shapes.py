@@ -49,6 +49,8 @@ def moment(seconds: Any) -> datetime | None:
 
 def storable(value: Any, removed: Collection[str]) -> Any:
     """Without the named fields, and without what Postgres cannot keep: NUL, lone surrogates, infinity."""
+    if isinstance(value, str):
+        return value if value.isascii() and "\0" not in value else _storable_text(value)
     if isinstance(value, dict):
         return {
             storable(name, ()): "[removed]" if name in removed and item else storable(item, removed)
@@ -56,8 +58,10 @@ def storable(value: Any, removed: Collection[str]) -> Any:
         }
     if isinstance(value, list):
         return [storable(item, removed) for item in value]
-    if isinstance(value, str):
-        return value.encode(errors="replace").decode().replace("\0", "?")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError("a number that is not finite")
     return value
+
+
+def _storable_text(value: str) -> str:
+    return value.encode(errors="replace").decode().replace("\0", "?")

@@ -1,7 +1,8 @@
 """The webhook path over HTTP against its floors: ``python -m tests.bench.http`` (needs wrk, ``apt-get install wrk``).
 
-One bridge process with eight connections to a durable Postgres receives signed Stripe webhooks; beside it, in the
-same rounds, a hello-world on the same server and pgbench of the same function. wrk keeps eight connections busy.
+A bridge with eight connections to a durable Postgres receives signed Stripe webhooks: as one process, as two, and on
+its other path, through PostgREST (``make parts``). Beside it, in the same rounds, a hello-world on the same server and
+pgbench of the same function. wrk keeps eight connections busy.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ import httpx
 from bridge.simulators.stripe_world import StripeWorld, sign
 from tests.bench.run import Bench
 from tests.bench.scenarios import SCENARIOS
+from tests.support import parts
+from tests.support.postgrest import SECRET, Keys, postgrest
 
 __all__ = ["main"]
 
@@ -32,6 +35,14 @@ SECONDS = 2
 WEBHOOKS = 8_000  # more than can be handled in that time
 ROUNDS = 3
 CONNECTIONS = 8
+# name of a row, server, share of duplicates
+ROWS = (
+    ("webhook, 0% duplicates", "bridge", 0.0),
+    ("webhook, 50% duplicates", "bridge", 0.5),
+    ("webhook, 90% duplicates", "bridge", 0.9),
+    ("0% duplicates, 2 workers", "2 workers", 0.0),
+    ("0% duplicates, supabase-py over PostgREST", "over PostgREST", 0.0),
+)
 # sends the requests of a file, one after the other
 SCRIPT = """
 local requests, count, sent = {}, 0, 0
@@ -59,9 +70,10 @@ class Load:
 
 
 class Server:
-    """A process under load."""
+    """A process under load, and its workers."""
 
-    def __init__(self, command: list[str], port: int, **environment: str) -> None:
+    def __init__(self, command: list[str], port: int, environment: dict[str, str], workers: int = 1) -> None:
+        self._workers = workers
         self.url = f"http://127.0.0.1:{port}"
         began = time.monotonic()
         self._process = subprocess.Popen(
@@ -73,6 +85,8 @@ class Server:
                 break
             time.sleep(0.01)
         self.seconds_to_start = time.monotonic() - began
+        while len(self._processes()) < workers:  # the first to answer need not be the last to start
+            time.sleep(0.1)
 
     def load(self, path: str, lines: list[str]) -> Load:
         with tempfile.TemporaryDirectory() as folder:
@@ -96,13 +110,20 @@ class Server:
         )
 
     def memory(self) -> float:
-        """Megabytes that it holds."""
-        status = Path(f"/proc/{self._process.pid}/status").read_text()
-        return int(re.findall(r"VmRSS:\s+(\d+)", status)[0]) / 1024
+        """Megabytes that its largest process holds."""
+        status = (Path(f"/proc/{pid}/status").read_text() for pid in self._processes())
+        return max(int(re.findall(r"VmRSS:\s+(\d+)", text)[0]) for text in status) / 1024
+
+    def _processes(self) -> list[int]:
+        """Those that answer."""
+        if self._workers == 1:
+            return [self._process.pid]
+        children = Path(f"/proc/{self._process.pid}/task/{self._process.pid}/children").read_text().split()
+        return [pid for pid in map(int, children) if b"spawn_main" in Path(f"/proc/{pid}/cmdline").read_bytes()]
 
     def _cpu_seconds(self) -> float:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+        stats = (Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split() for pid in self._processes())
+        return sum(int(fields[11]) + int(fields[12]) for fields in stats) / os.sysconf("SC_CLK_TCK")
 
     def stop(self) -> None:
         self._process.terminate()
@@ -137,24 +158,77 @@ def _webhook(world: StripeWorld, reference: str) -> str:
 
 @contextlib.contextmanager
 def servers(bench: Bench, world: StripeWorld) -> Iterator[dict[str, Server]]:
-    """hello-world and the bridge, one process each."""
-    flags = ["--log-level", "warning", "--no-access-log"]
-    started = {
-        "hello-world": Server(
-            [sys.executable, "-m", "uvicorn", "tests.bench.hello:app", "--port", "18080", *flags], 18080
-        ),
-        "bridge": Server(
-            [str(Path(sys.executable).with_name("pgcheckout")), "serve", "--port", "18081"], 18081,
-            PGCHECKOUT_DATABASE_URL=bench.server.url("bench"), PGCHECKOUT_DATABASE_POOL_SIZE=str(CONNECTIONS),
-            PGCHECKOUT_STRIPE_SECRET_KEY=world.secret_key, PGCHECKOUT_STRIPE_WEBHOOK_SECRETS=world.webhook_secret,
-            PGCHECKOUT_ENVIRONMENT="development", PGCHECKOUT_JWT_SECRET="x" * 32,
-        ),
+    """hello-world and the bridges."""
+    account = {
+        "PGCHECKOUT_STRIPE_SECRET_KEY": world.secret_key, "PGCHECKOUT_STRIPE_WEBHOOK_SECRETS": world.webhook_secret,
+        "PGCHECKOUT_ENVIRONMENT": "development", "PGCHECKOUT_JWT_SECRET": "x" * 32,
     }  # fmt: skip
-    try:
+    direct = account | {"PGCHECKOUT_DATABASE_URL": bench.server.url("bench")}
+    serve = [str(Path(sys.executable).with_name("pgcheckout")), "serve", "--port"]
+    hello = [sys.executable, "-m", "uvicorn", "tests.bench.hello:app", "--log-level", "warning", "--no-access-log"]
+    with contextlib.ExitStack() as stack:
+        started: dict[str, Server] = {}
+
+        def start(name: str, port: int, command: list[str], environment: dict[str, str], workers: int = 1) -> None:
+            started[name] = Server(command, port, environment, workers)
+            stack.callback(started[name].stop)
+
+        start("hello-world", 18080, [*hello, "--port", "18080"], {})
+        start("bridge", 18081, [*serve, "18081"], direct | {"PGCHECKOUT_DATABASE_POOL_SIZE": str(CONNECTIONS)})
+        half = direct | {"PGCHECKOUT_DATABASE_POOL_SIZE": str(CONNECTIONS // 2)}
+        start("2 workers", 18082, [*serve, "18082", "--workers", "2"], half, 2)
+        if binary := parts.find("postgrest", bench.server):
+            database = bench.server.url("bench", "authenticator")
+            url = stack.enter_context(postgrest(binary, database, Keys(), pool=CONNECTIONS))
+            way = account | {"PGCHECKOUT_SUPABASE_URL": url, "PGCHECKOUT_SUPABASE_SERVICE_KEY": SECRET}
+            start("over PostgREST", 18083, [sys.executable, "-m", "tests.bench.over_postgrest", "18083"], way)
         yield started
-    finally:
-        for server in started.values():
-            server.stop()
+
+
+class Rounds:
+    """Rounds in which every server and pgbench have their turn."""
+
+    def __init__(self, bench: Bench, world: StripeWorld, started: dict[str, Server]) -> None:
+        self._bench = bench
+        self._world = world
+        self._started = started
+        self._next = 1
+
+    def play(self) -> tuple[dict[str, Load], float]:
+        """What each row of the table did, and the calls per second of pgbench."""
+        loads = {"hello-world": self._started["hello-world"].load("/", ["x\t{}"])}
+        for name, server, duplicates in ROWS:
+            if server in self._started:
+                lines = webhooks(self._world, self._bench, self._block(), duplicates)
+                loads[name] = self._started[server].load("/webhooks/stripe", lines)
+        return loads, self._pure()
+
+    def _pure(self) -> float:
+        outcome = next(scenario for scenario in SCENARIOS if scenario.name == "outcome")
+        first = self._block()
+        block = {"next_first": first, "next_last": first + WEBHOOKS - 1}
+        for statement in filter(None, outcome.before.format(first=0, last=0, **block).split(";")):
+            self._bench.database.execute(statement.encode())
+        return self._bench.run(outcome, CONNECTIONS, WEBHOOKS // CONNECTIONS, first).calls_per_second
+
+    def _block(self) -> int:
+        """The first of as many purchases as a turn can use, which nobody has used before."""
+        self._next += WEBHOOKS
+        return self._next - WEBHOOKS
+
+
+def table(results: dict[str, list[Load]], pure: list[float]) -> Iterator[str]:
+    """Rows of Markdown: medians."""
+    yield "| | requests/s | p50 | p99 | CPU per request | of hello-world | of pgbench |\n|---|---|---|---|---|---|---|"
+    hello = [load.cpu_microseconds for load in results["hello-world"]]
+    for name, loads in results.items():
+        rate = statistics.median(load.per_second for load in loads)
+        cpu = statistics.median(load.cpu_microseconds for load in loads)
+        times = statistics.median(load.cpu_microseconds / floor for load, floor in zip(loads, hello, strict=True))
+        ratio = statistics.median(load.per_second / calls for load, calls in zip(loads, pure, strict=True))
+        middle = loads[len(loads) // 2]
+        yield f"| {name} | {rate:,.0f} | {middle.p50} | {middle.p99} | {cpu:,.0f} µs | {times:.1f} | {ratio:.2f} |"
+    yield f"| the same function by pgbench | {statistics.median(pure):,.0f} | | | | | 1.00 |"
 
 
 def main() -> None:
@@ -163,37 +237,21 @@ def main() -> None:
         sys.exit("wrk is missing. Remedy: apt-get install wrk")
     world = StripeWorld()
     bench = Bench(int(os.environ.get("PG", "18")))
-    outcome = next(scenario for scenario in SCENARIOS if scenario.name == "outcome")
     results: dict[str, list[Load]] = {}
-    sql: list[float] = []
+    pure: list[float] = []
     try:
         with servers(bench, world) as started:
-            first = 1
-            for number in range(ROUNDS + 1):
-                hello = started["hello-world"].load("/", ["x\t{}"])
-                loads = {"hello-world": hello}
-                for duplicates in (0.0, 0.5, 0.9):
-                    lines = webhooks(world, bench, first, duplicates)
-                    first += WEBHOOKS
-                    loads[f"webhook, {duplicates:.0%} duplicates"] = started["bridge"].load("/webhooks/stripe", lines)
-                block = {"next_first": first, "next_last": first + WEBHOOKS - 1}
-                for statement in filter(None, outcome.before.format(first=0, last=0, **block).split(";")):
-                    bench.database.execute(statement.encode())
-                pure = bench.run(outcome, CONNECTIONS, WEBHOOKS // CONNECTIONS, first).calls_per_second
-                first += WEBHOOKS
-                if number:
-                    sql.append(pure)
-                    for name, load in loads.items():
-                        results.setdefault(name, []).append(load)
-            print("| | requests/s | p50 | p99 | CPU per request | of pgbench |\n|---|---|---|---|---|---|")
-            for name, loads_ in results.items():
-                rate = statistics.median(load.per_second for load in loads_)
-                cpu = statistics.median(load.cpu_microseconds for load in loads_)
-                ratio = statistics.median(load.per_second / pure for load, pure in zip(loads_, sql, strict=True))
-                print(f"| {name} | {rate:,.0f} | {loads_[0].p50} | {loads_[0].p99} | {cpu:,.0f} µs | {ratio:.2f} |")
-            print(f"| the same function by pgbench | {statistics.median(sql):,.0f} | | | | 1.00 |")
-            bridge = started["bridge"]
-            print(f"\nThe bridge starts in {bridge.seconds_to_start:.2f} s and holds {bridge.memory():.0f} MB.")
+            rounds = Rounds(bench, world, started)
+            rounds.play()  # warms up
+            for _ in range(ROUNDS):
+                loads, calls = rounds.play()
+                pure.append(calls)
+                for name, load in loads.items():
+                    results.setdefault(name, []).append(load)
+            print("\n".join(table(results, pure)), "\n")
+            for name, server in started.items():
+                print(f"{name} starts in {server.seconds_to_start:.2f} s and holds {server.memory():.0f} MB.")
+            print(f"Load average meanwhile: {os.getloadavg()[1]:.1f}.")
     finally:
         bench.close()
 

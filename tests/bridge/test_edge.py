@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 import socket
@@ -248,6 +249,20 @@ def said_until_the_end(connection: socket.socket) -> bytes:
 
 
 HEAD = b"POST /webhooks/stripe HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+
+
+def test_no_answer_waits_for_an_acknowledgement(bridge: Bridge, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_once: list[int] = []
+    accept = server.PatientProtocol.connection_made
+
+    def accepted(self: server.PatientProtocol, transport: asyncio.Transport) -> None:
+        accept(self, transport)
+        connection: socket.socket = transport.get_extra_info("socket")
+        at_once.append(connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+
+    monkeypatch.setattr(server.PatientProtocol, "connection_made", accepted)
+    assert httpx.get(bridge.url + "/healthz").status_code == 200
+    assert at_once == [1]
 
 
 class TestSlowCallers:
