@@ -29,6 +29,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from bridge import cli, worker
 from bridge.api import app as api
+from bridge.cli import common
 from bridge.providers.http import TIMEOUT
 from bridge.rpc import PostgresTransport, Rpc
 from bridge.settings import Settings, load_settings
@@ -110,7 +111,7 @@ def mark(steps: Steps) -> None:
             timeout=TIMEOUT, follow_redirects=False, verify=_NO_TLS, event_hooks={"request": [before]}
         )
 
-    for module in (api, cli):
+    for module in (api, common):
         vars(module).update(connect_rpc=connect_rpc, new_client=marked_client)
 
 
