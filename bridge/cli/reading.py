@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, get_args
 from uuid import UUID
 
 import typer
@@ -24,14 +24,12 @@ from bridge.report.terminal import show_report
 from bridge.rpc import Moment, Rpc, SessionFilter
 from bridge.settings import Settings
 from bridge.simulate.display import console_for
+from bridge.values import SessionStatus
 
 __all__ = ["report", "session", "sessions"]
 
 _BATCH = 500
 
-Status = Literal[
-    "pending", "processing", "completed", "failed", "expired", "cancelled", "refunded", "partially_refunded"
-]
 AsJson = Annotated[bool, typer.Option("--json", help="As JSON; amounts in minor units.")]
 AsCsv = Annotated[bool, typer.Option("--csv", help="As CSV; amounts in minor units.")]
 
@@ -65,7 +63,8 @@ def report(
 
 def sessions(  # noqa: PLR0917 # typer calls it by name
     status: Annotated[
-        Status | None, typer.Option(metavar="STATUS", help=f"Of this status only: {', '.join(get_args(Status))}.")
+        SessionStatus | None,
+        typer.Option(metavar="STATUS", help=f"Of this status only: {', '.join(get_args(SessionStatus))}."),
     ] = None,
     review: Annotated[bool, typer.Option("--review", help="Only those that a person must look at.")] = False,
     user: Annotated[UUID | None, typer.Option(help="Of this user only.")] = None,
