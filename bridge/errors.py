@@ -319,6 +319,10 @@ class NothingToRetry(Refused):
     reason = "nothing_to_retry"
 
 
+class ReviewChanged(Refused):
+    reason = "review_changed"
+
+
 class TooManyRequests(Refused):
     """``hint`` carries ``retry_after=`` and the seconds to wait."""
 

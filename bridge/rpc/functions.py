@@ -283,6 +283,21 @@ class Rpc:
             for row in await self._call("checkout_session_story", {"p_session_id": session_id})
         ]
 
+    async def add_session_note(self, session_id: UUID, note: str) -> None:
+        """Write into a session's audit trail what an operator did or knows. Raises SessionNotFound, InvalidInput."""
+        about_session(session_id)
+        await self._call("add_session_note", {"p_session_id": session_id, "p_note": note})
+
+    async def close_review(self, session_id: UUID, note: str, reasons: str) -> None:
+        """End the review of a session with these reasons. Raises SessionNotFound, ReviewChanged, InvalidInput."""
+        about_session(session_id)
+        await self._call("close_review", {"p_session_id": session_id, "p_note": note, "p_reasons": reasons})
+
+    async def retry_fulfilment(self, session_id: UUID) -> Applied:
+        """Try again to give what was paid for, or to take back what was refunded. Raises NothingToRetry."""
+        about_session(session_id)
+        return Applied.from_json(await self._call("retry_fulfilment", {"p_session_id": session_id}))
+
     async def expire_old_checkout_sessions(self) -> int:
         """End the sessions whose time is over; how many."""
         return int(await self._call("expire_old_checkout_sessions", {}))

@@ -393,7 +393,8 @@ as $$
     )
     from (
         select
-            sum((l ->> 'created')::numeric) as created, sum((l ->> 'completed')::numeric) as completed,
+            sum((l ->> 'created')::numeric) as created, sum((l ->> 'opened')::numeric) as opened,
+            sum((l ->> 'completed')::numeric) as completed, sum((l ->> 'fulfilled')::numeric) as fulfilled,
             sum((l ->> 'expired')::numeric) as expired, sum((l ->> 'failed')::numeric) as failed,
             sum((l ->> 'cancelled')::numeric) as cancelled, sum((l ->> 'open')::numeric) as open,
             round(

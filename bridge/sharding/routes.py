@@ -43,6 +43,7 @@ _CLAIMS = Route("claims", "shard_router.any_shards()")
 
 ROUTES: Mapping[str, Route] = {
     "abandon_checkout_attempt": Route("first", "shard_router.at_number(p_attempt)"),
+    "add_session_note": _SESSION,
     "apply_payment_outcome": Route(
         "first",
         "shard_router.at_names(p_outcome ->> 'reference', shard_router.as_uuid(p_outcome ->> 'session_id'), "
@@ -61,6 +62,7 @@ ROUTES: Mapping[str, Route] = {
     "claim_sessions_to_reconcile": _CLAIMS,
     "cleanup_completed_checkout_sessions": _TOTAL,
     "cleanup_idempotency_keys": _TOTAL,
+    "close_review": _SESSION,
     "complete_checkout_session": Route(
         "first",
         _SESSION.places,

@@ -49,9 +49,9 @@ $$;
 
 comment on function public.payment_report(int) is
 'The sessions made in the last p_days: {from, to, totals, by_day, by_product, by_provider, reminders, coupons}. Each '
-'line has created, completed, expired, failed, cancelled, open, conversion_rate and abandonment_rate (0 to 1), revenue '
-'and refunds ({currency: minor units}), average_minutes and median_minutes to pay, retries_per_user. Raises PT422 '
-'invalid_input.';
+'line has created, opened (a payment page), completed (paid), fulfilled, expired, failed, cancelled, open, '
+'conversion_rate and abandonment_rate (0 to 1), revenue and refunds ({currency: minor units}), average_minutes and '
+'median_minutes to pay, retries_per_user. Raises PT422 invalid_input.';
 
 revoke all on function public.payment_report(int) from public, anon, authenticated, service_role;
 grant execute on function public.payment_report(int) to service_role;

@@ -15,6 +15,7 @@ begin
         select
             date_bin('1 day', s.created_at, 'epoch') as day, s.product_id, s.provider, s.currency, s.status, s.user_id,
             s.attempts, s.amount, s.refunded_amount as refunded, s.completed_at is not null as paid,
+            s.attempts > 0 or s.completed_at is not null as opened, s.fulfilment is not null as fulfilled,
             date_part('epoch', s.completed_at - s.created_at) / 60 as minutes,
             reminder.session_id is not null as reminded,
             -- still unpaid when its first reminder would have been due
@@ -34,6 +35,7 @@ begin
     cells as (
         select
             s.day, s.product_id, s.provider, s.currency, s.status, s.paid, s.reminded, s.was_slow, count(*) as sessions,
+            count(*) filter (where s.opened) as opened, count(*) filter (where s.fulfilled) as fulfilled,
             sum(greatest(s.attempts - 1, 0)) as retries, sum(s.minutes) as minutes,
             sum(s.amount) filter (where s.paid) as revenue, sum(s.refunded) as refunds
         from sessions as s
@@ -43,6 +45,7 @@ begin
     counts as (
         select
             c.day, c.product_id, c.provider, coalesce(sum(c.sessions), 0) as created,
+            coalesce(sum(c.opened), 0) as opened, coalesce(sum(c.fulfilled), 0) as fulfilled,
             coalesce(sum(c.sessions) filter (where c.paid), 0) as completed,
             coalesce(sum(c.sessions) filter (where c.status = 'expired'), 0) as expired,
             coalesce(sum(c.sessions) filter (where c.status = 'failed'), 0) as failed,
@@ -97,7 +100,9 @@ begin
         coalesce(to_char(c.day at time zone 'UTC', 'YYYY-MM-DD'), c.product_id, c.provider),
         jsonb_build_object(
             'created', c.created,
+            'opened', c.opened,
             'completed', c.completed,
+            'fulfilled', c.fulfilled,
             'expired', c.expired,
             'failed', c.failed,
             'cancelled', c.cancelled,

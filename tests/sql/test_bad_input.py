@@ -52,6 +52,7 @@ COUPON = says("coupon_unknown", "", "NOSUCH", CONTROL, LONG)
 SESSION = [*says("session_not_found", None, NOBODY, state="PT404"), *NO_UUID]
 LIMIT = [*says(INVALID, None, -1, -(2**31)), *NO_INT]
 SHORT_TEXT = says(INVALID, None, "", LONG)
+NOTE = says(INVALID, None, "", "   ", CONTROL, LINES, "n" * 501, LONG)
 EVENT = [
     *says("event_invalid", "5", "[]", "{}", "null", [1], {"type": "t", "payload": {}}, {"id": "e", "payload": {}}),
     *says("event_invalid", {"id": "e", "type": "t"}, {"id": "", "type": "t", "payload": {}}),
@@ -122,6 +123,11 @@ GARBAGE: dict[str, dict[str, list[tuple[Any, str]]]] = {
         "p_status": says(INVALID, None, "", "SUCCEEDED", "refused", CONTROL, LONG),
     },
     "retry_fulfilment": {"p_session_id": SESSION},
+    "add_session_note": {"p_session_id": SESSION, "p_note": NOTE},
+    "close_review": {
+        "p_session_id": SESSION, "p_note": NOTE,
+        "p_reasons": says("review_changed", "", "overpaid", CONTROL, LONG, state="PT409"),
+    },
     "apply_payment_outcome": {
         "p_outcome": [*says("outcome_invalid", None, "null", "5", '"x"', [1], {}), *unreadable("22P02", "{")],
         "p_event": EVENT,
@@ -260,6 +266,8 @@ class World:
             "fail_checkout_session": {"p_session_id": self.session, "p_error_code": "declined"},
             "refund_checkout_session": {"p_session_id": self.paid, "p_provider_refund_id": "re_good", "p_amount": 1},
             "retry_fulfilment": {"p_session_id": self.unfulfilled},
+            "add_session_note": {"p_session_id": self.unfulfilled, "p_note": "Ann: a note"},
+            "close_review": {"p_session_id": self.unfulfilled, "p_note": "Ann: settled"},
             "checkout_session_story": {"p_session_id": self.unfulfilled},
             "apply_payment_outcome": {"p_outcome": outcome(self.attempt)},
             "record_webhook_failure": {

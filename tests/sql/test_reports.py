@@ -15,7 +15,7 @@ from tests.support.database import REPOSITORY, Database, Row, call, refused
 
 NOON = datetime.now(UTC).replace(hour=12, minute=0, second=0, microsecond=0)
 NOTHING: Row = {
-    "created": 0, "completed": 0, "expired": 0, "failed": 0, "cancelled": 0, "open": 0,
+    "created": 0, "opened": 0, "completed": 0, "fulfilled": 0, "expired": 0, "failed": 0, "cancelled": 0, "open": 0,
     "conversion_rate": None, "abandonment_rate": None, "revenue": {}, "refunds": {},
     "average_minutes": None, "median_minutes": None, "retries_per_user": None,
 }  # fmt: skip
@@ -115,8 +115,8 @@ class TestReport:
     @pytest.mark.usefixtures("week")
     def test_the_totals_of_a_week(self, db: Database) -> None:
         assert report(db)["totals"] == {
-            "created": 9, "completed": 4, "expired": 1, "failed": 1, "cancelled": 1, "open": 2,
-            "conversion_rate": 0.4444, "abandonment_rate": 0.2222,
+            "created": 9, "opened": 7, "completed": 4, "fulfilled": 4, "expired": 1, "failed": 1,
+            "cancelled": 1, "open": 2, "conversion_rate": 0.4444, "abandonment_rate": 0.2222,
             "revenue": {"USD": 1700, "NGN": 750_000}, "refunds": {"USD": 1200, "NGN": 250_000},
             "average_minutes": 10.5, "median_minutes": 6, "retries_per_user": 0.75,
         }  # fmt: skip
@@ -125,17 +125,17 @@ class TestReport:
     def test_each_day_in_order(self, db: Database) -> None:
         assert report(db)["by_day"] == [
             NOTHING | {
-                "day": day(3), "created": 3, "completed": 3, "conversion_rate": 1, "abandonment_rate": 0,
-                "revenue": {"USD": 1700, "NGN": 750_000}, "refunds": {"USD": 1200, "NGN": 250_000},
+                "day": day(3), "created": 3, "opened": 3, "completed": 3, "fulfilled": 3, "conversion_rate": 1,
+                "abandonment_rate": 0, "revenue": {"USD": 1700, "NGN": 750_000}, "refunds": {"USD": 1200, "NGN": 250_000},
                 "average_minutes": 14, "median_minutes": 10, "retries_per_user": 1,
             },
             NOTHING | {
-                "day": day(2), "created": 3, "expired": 1, "failed": 1, "cancelled": 1,
+                "day": day(2), "created": 3, "opened": 2, "expired": 1, "failed": 1, "cancelled": 1,
                 "conversion_rate": 0, "abandonment_rate": 0.6667, "retries_per_user": 0.5,
             },
             NOTHING | {
-                "day": day(1), "created": 3, "completed": 1, "open": 2, "conversion_rate": 0.3333,
-                "abandonment_rate": 0, "average_minutes": 0, "median_minutes": 0, "retries_per_user": 0,
+                "day": day(1), "created": 3, "opened": 2, "completed": 1, "fulfilled": 1, "open": 2,
+                "conversion_rate": 0.3333, "abandonment_rate": 0, "average_minutes": 0, "median_minutes": 0, "retries_per_user": 0,
             },
         ]  # fmt: skip
 
@@ -143,18 +143,20 @@ class TestReport:
     def test_each_product(self, db: Database) -> None:
         assert report(db)["by_product"] == [
             NOTHING | {
-                "product": "credits_100", "created": 5, "completed": 2, "expired": 1, "failed": 1, "open": 1,
+                "product": "credits_100", "created": 5, "opened": 4, "completed": 2, "fulfilled": 2, "expired": 1,
+                "failed": 1, "open": 1,
                 "conversion_rate": 0.4, "abandonment_rate": 0.2,
                 "revenue": {"USD": 500, "NGN": 750_000}, "refunds": {"NGN": 250_000},
                 "average_minutes": 6, "median_minutes": 6, "retries_per_user": 0.25,
             },
             NOTHING | {
-                "product": "credits_500", "created": 2, "completed": 1, "cancelled": 1, "conversion_rate": 0.5,
-                "abandonment_rate": 0.5, "average_minutes": 0, "median_minutes": 0, "retries_per_user": 0,
+                "product": "credits_500", "created": 2, "opened": 1, "completed": 1, "fulfilled": 1, "cancelled": 1,
+                "conversion_rate": 0.5, "abandonment_rate": 0.5, "average_minutes": 0,
+                "median_minutes": 0, "retries_per_user": 0,
             },
             NOTHING | {
-                "product": "pro_month", "created": 2, "completed": 1, "open": 1, "conversion_rate": 0.5,
-                "abandonment_rate": 0, "revenue": {"USD": 1200}, "refunds": {"USD": 1200},
+                "product": "pro_month", "created": 2, "opened": 2, "completed": 1, "fulfilled": 1, "open": 1,
+                "conversion_rate": 0.5, "abandonment_rate": 0, "revenue": {"USD": 1200}, "refunds": {"USD": 1200},
                 "average_minutes": 30, "median_minutes": 30, "retries_per_user": 1,
             },
         ]  # fmt: skip
@@ -164,17 +166,17 @@ class TestReport:
         lines = {line.pop("provider"): line for line in report(db)["by_provider"]}
         assert list(lines) == ["none", "paystack", "stripe"]
         assert lines["none"] == NOTHING | {
-            "created": 1, "completed": 1, "conversion_rate": 1, "abandonment_rate": 0,
+            "created": 1, "opened": 1, "completed": 1, "fulfilled": 1, "conversion_rate": 1, "abandonment_rate": 0,
             "average_minutes": 0, "median_minutes": 0, "retries_per_user": 0,
         }  # fmt: skip
         assert lines["paystack"] == NOTHING | {
-            "created": 2, "completed": 1, "cancelled": 1, "conversion_rate": 0.5, "abandonment_rate": 0.5,
-            "revenue": {"NGN": 750_000}, "refunds": {"NGN": 250_000},
+            "created": 2, "opened": 1, "completed": 1, "fulfilled": 1, "cancelled": 1, "conversion_rate": 0.5,
+            "abandonment_rate": 0.5, "revenue": {"NGN": 750_000}, "refunds": {"NGN": 250_000},
             "average_minutes": 10, "median_minutes": 10, "retries_per_user": 0,
         }  # fmt: skip
         assert lines["stripe"] == NOTHING | {
-            "created": 6, "completed": 2, "expired": 1, "failed": 1, "open": 2, "conversion_rate": 0.3333,
-            "abandonment_rate": 0.1667, "revenue": {"USD": 1700}, "refunds": {"USD": 1200},
+            "created": 6, "opened": 5, "completed": 2, "fulfilled": 2, "expired": 1, "failed": 1, "open": 2,
+            "conversion_rate": 0.3333, "abandonment_rate": 0.1667, "revenue": {"USD": 1700}, "refunds": {"USD": 1200},
             "average_minutes": 16, "median_minutes": 16, "retries_per_user": 0.75,
         }  # fmt: skip
 

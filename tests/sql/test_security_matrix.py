@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 FUNCTIONS = """
                                              anon  user  other              service
 public.abandon_checkout_attempt              -     -     -                  +
+public.add_session_note                      -     -     -                  +
 public.apply_payment_outcome                 -     -     -                  +
 public.attach_checkout_attempt               -     -     -                  +
 public.audit_payments                        -     -     -                  +
@@ -36,6 +37,7 @@ public.claim_notifications                   -     -     -                  +
 public.claim_sessions_to_reconcile           -     -     -                  +
 public.cleanup_completed_checkout_sessions   -     -     -                  +
 public.cleanup_idempotency_keys              -     -     -                  +
+public.close_review                          -     -     -                  +
 public.complete_checkout_session             -     -     -                  +
 public.enqueue_payment_reminders             -     -     -                  +
 public.expire_old_checkout_sessions          -     -     -                  +
@@ -93,6 +95,7 @@ payments.check_group_join                    -     -     -                  -
 payments.check_group_metadata                -     -     -                  -
 payments.check_limit                         -     -     -                  -
 payments.check_not_a_member                  -     -     -                  -
+payments.check_note                          -     -     -                  -
 payments.check_provider                      -     -     -                  -
 payments.check_sale                          -     -     -                  -
 payments.claim_of_outcome                    -     -     -                  -
