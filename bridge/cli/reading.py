@@ -15,6 +15,7 @@ from uuid import UUID
 import typer
 
 from bridge.cli.common import DURATION, duration, open_rpc, provider_names, read_settings
+from bridge.console import console_for
 from bridge.errors import SetupError
 from bridge.report.figures import Figures
 from bridge.report.page import report_page
@@ -23,7 +24,6 @@ from bridge.report.tables import write_report, write_sessions
 from bridge.report.terminal import show_report
 from bridge.rpc import Moment, Rpc, SessionFilter
 from bridge.settings import Settings
-from bridge.simulate.display import console_for
 from bridge.values import SessionStatus
 
 __all__ = ["report", "session", "sessions"]

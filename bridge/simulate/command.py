@@ -16,10 +16,11 @@ import typer
 from psycopg.conninfo import conninfo_to_dict
 from rich.console import Console
 
+from bridge.console import console_for
 from bridge.errors import InvalidRequest, SetupError
 from bridge.simulate.accounts import chosen_providers
 from bridge.simulate.database import PREFIX, Database, local_database, survey
-from bridge.simulate.display import console_for, json_of, show_report, watching
+from bridge.simulate.display import json_of, show_report, watching
 from bridge.simulate.faults import FAULTS, chosen
 from bridge.simulate.run import Options, Report, simulate
 

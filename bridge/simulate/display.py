@@ -24,9 +24,8 @@ from bridge.simulate.records import Counts
 from bridge.simulate.run import Options, Report, Watcher
 from bridge.simulate.verdict import BAD, Row, Verdict
 
-__all__ = ["command_of", "console_for", "json_of", "show_report", "watching"]
+__all__ = ["command_of", "json_of", "show_report", "watching"]
 
-_WIDTH = 116  # where it is not a terminal
 _EVERY_SECONDS = 10.0
 _LEGEND = (
     "once, twice, never: how often those who paid were given what they bought. in review: flagged for a person, so\n"
@@ -40,12 +39,6 @@ _WRONGS = {
     "refund_doubled": "more given back, or recorded, than was ordered",
     "forged_believed": "a forged message was believed",
 }
-
-
-def console_for(*, stderr: bool = False) -> Console:
-    """A console; wide enough for the tables where it is not a terminal."""
-    console = Console(stderr=stderr, highlight=False)
-    return console if console.is_terminal else Console(stderr=stderr, highlight=False, width=_WIDTH, no_color=True)
 
 
 def command_of(options: Options) -> str:
