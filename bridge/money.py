@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from decimal import Decimal
 
-__all__ = ["display_amount", "exponent"]
+from bridge.errors import InvalidRequest
+
+__all__ = ["display_amount", "exponent", "major_units", "minor_units"]
 
 # ISO 4217; the same list as payments.currency_exponent, and a test holds the two together
 _NO_MINOR_UNIT = frozenset(
     ("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
 )
 _THREE_DIGITS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
+_WRITTEN = re.compile(r"[0-9]{1,13}(\.[0-9]{1,3})?")
 
 
 def exponent(currency: str) -> int:
@@ -21,3 +25,19 @@ def exponent(currency: str) -> int:
 def display_amount(amount: int, currency: str) -> str:
     """``display_amount(250000, "NGN") == "2,500.00 NGN"``."""
     return f"{Decimal(amount).scaleb(-exponent(currency)):,f} {currency}"
+
+
+def major_units(amount: int, currency: str) -> str:
+    """``major_units(250000, "NGN") == "2500.00"``, as a form shows it."""
+    return f"{Decimal(amount).scaleb(-exponent(currency)):f}"
+
+
+def minor_units(text: str, currency: str) -> int:
+    """What a person wrote in a form, ``minor_units("2500.00", "NGN") == 250000``. Raises InvalidRequest."""
+    if not _WRITTEN.fullmatch(text.strip()) or not 0 < (amount := Decimal(text).scaleb(exponent(currency))) == int(
+        amount
+    ):
+        raise InvalidRequest(
+            f"amount: is not an amount of {currency}.", f"Write it like {major_units(1000, currency)}, more than zero."
+        )
+    return int(amount)

@@ -11,7 +11,7 @@ from fastapi.middleware.cors import CORSMiddleware
 
 from bridge import __version__
 from bridge.alerts import keep_watch
-from bridge.api import admin, buyers, errors, operations, providers
+from bridge.api import admin, buyers, dashboard, errors, operations, providers
 from bridge.api.context import Context
 from bridge.api.edge import Edge, Limits
 from bridge.api.health import Figures
@@ -24,6 +24,7 @@ from bridge.news import News
 from bridge.providers import enabled_providers
 from bridge.providers.http import new_client
 from bridge.refunds import Refunds
+from bridge.report.recent import Reports
 from bridge.rpc import connect_rpc
 from bridge.sandbox import SandboxServer
 from bridge.settings import Settings, load_settings
@@ -57,6 +58,7 @@ def create_app(settings: Settings, *, watching: bool = True) -> FastAPI:
                 links=ResumeLinks(settings),
                 tokens=Tokens(settings, client),
                 figures=Figures(rpc),
+                reports=Reports(rpc),
             )
             if watching:
                 stack.push_async_callback(_end, asyncio.create_task(keep_watch(rpc, Operator(settings))))
@@ -73,7 +75,7 @@ def create_app(settings: Settings, *, watching: bool = True) -> FastAPI:
         redoc_url=None,
     )
     errors.install(app)
-    for module in (providers, buyers, admin, operations):  # in this order they are tried: webhooks first
+    for module in (providers, buyers, admin, operations, dashboard):  # in this order they are tried: webhooks first
         app.include_router(module.router)
     if sandbox:
         app.mount("/sandbox", sandbox.app)

@@ -15,6 +15,7 @@ from bridge.jobs import Jobs
 from bridge.mail import ResumeLinks
 from bridge.news import News
 from bridge.refunds import Refunds
+from bridge.report.recent import Reports
 from bridge.rpc import Rpc
 from bridge.settings import Settings
 
@@ -34,6 +35,7 @@ class Context:
     links: ResumeLinks
     tokens: Tokens
     figures: Figures
+    reports: Reports
 
 
 def context_of(request: Request) -> Context:

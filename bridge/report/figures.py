@@ -9,7 +9,7 @@ from typing import Any
 
 from bridge.money import display_amount
 
-__all__ = ["Figures", "Series", "minutes", "money", "percent"]
+__all__ = ["Figures", "Series", "age", "minutes", "money", "percent"]
 
 NONE = "-"
 
@@ -84,3 +84,13 @@ def minutes(value: float | None) -> str:
 def money(amounts: Mapping[str, int]) -> str:
     """Amounts per currency for people."""
     return ", ".join(display_amount(amount, currency) for currency, amount in sorted(amounts.items())) or NONE
+
+
+def age(seconds: float | None) -> str:
+    """How long something waits, for people; a dash for nothing."""
+    if seconds is None:
+        return NONE
+    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds // size:.0f} {unit}"
+    return f"{seconds:.0f} s"

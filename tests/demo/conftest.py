@@ -7,15 +7,12 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, expect, sync_playwright
+from playwright.sync_api import Browser
 
 from bridge.demo.stack import Stack, running_stack
 from bridge.local.postgres import LocalPostgres
 from tests.demo.shop import Shop
-from tests.support.parts import path_of
-
-_FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-dev-shm-usage"]
-_PATIENCE_MS = 15_000
+from tests.support.browser import PATIENCE_MS, running_browser
 
 
 @pytest.fixture(scope="module")
@@ -26,16 +23,8 @@ def stack() -> Iterator[Stack]:
 
 @pytest.fixture(scope="module")
 def browser(server: LocalPostgres) -> Iterator[Browser]:
-    expect.set_options(timeout=_PATIENCE_MS)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=path_of("chromium", server),
-            args=_FLAGS,
-            # real visitors have it: pressing Back brings a page back as they left it
-            ignore_default_args=["--disable-back-forward-cache"],
-        )
+    with running_browser(server) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
@@ -48,7 +37,7 @@ def visit(browser: Browser, stack: Stack) -> Iterator[Callable[..., Shop]]:
 
     def open_shop(**options: Any) -> Shop:
         context = browser.new_context(**options)
-        context.set_default_timeout(_PATIENCE_MS)
+        context.set_default_timeout(PATIENCE_MS)
         shops.append(Shop(context.new_page(), stack))
         return shops[-1]
 

@@ -3,24 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, expect
 
 from tests.demo.shop import Shop
+from tests.support.browser import survey
 
 pytestmark = pytest.mark.needs("chromium")
 
-_SURVEY = Path(__file__).with_name("survey.js").read_text("utf-8")
 _PHONE = {"width": 375, "height": 667}
-
-
-def survey(page: Page, question: str) -> list[str]:
-    """Ask ``survey.js`` about the page as it is; it answers with what is wrong."""
-    found = page.evaluate(f"() => {{ {_SURVEY}; return {question}(); }}")
-    assert isinstance(found, list)
-    return found
 
 
 def with_history(shop: Shop) -> None:

@@ -1,0 +1,188 @@
+"""What an operator does is done once, through the engine's doors, and stands in the audit trail with their name."""
+
+from __future__ import annotations
+
+import re
+import uuid
+from typing import Any
+
+import pytest
+
+from bridge.simulators.stripe import StripeSimulator
+from tests.cli.past import Past
+from tests.dashboard.conftest import Operator, text_of
+from tests.support.bridge import Bridge, StripeDesk
+from tests.support.database import Database
+
+
+def notes(db: Database, session_id: object) -> list[tuple[str, str]]:
+    rows = db.sql(
+        "select reason, detail from payments.session_events"
+        " where session_id = %s and source = 'admin' and reason in ('note', 'reviewed') order by id",
+        session_id,
+    )
+    return [(row["reason"], row["detail"]) for row in rows]
+
+
+@pytest.fixture
+def sale(office: Bridge, stripe: StripeSimulator) -> str:
+    """A paid purchase of 5.00 USD."""
+    buyer = office.buyer()
+    session_id: str = buyer.checkout().json()["session_id"]
+    stripe.pay(office.attempt(session_id)["provider_session_id"])
+    assert buyer.verify(session_id=session_id).json()["success"]
+    return session_id
+
+
+def given_back(db: Database, stripe: StripeSimulator, session_id: str) -> list[int]:
+    """What the provider has given back of a session's payment."""
+    payment = db.session(session_id)["provider_payment_id"]
+    things = stripe.objects.values()
+    return [thing["amount"] for thing in things if thing["object"] == "refund" and thing["payment_intent"] == payment]
+
+
+class TestRetry:
+    def test_delivers_what_could_not_be_delivered(self, ann: Operator, db: Database, past: Past) -> None:
+        said = text_of(ann.send("/reviews", f"/sessions/{past.undelivered}/retry").text)
+        assert "Done. Tried again: fulfilled." in said
+        assert "Nothing waits for a person." in said  # back where the form was
+        assert db.state(past.undelivered)[1] == "fulfilled"
+        assert notes(db, past.undelivered) == [("note", "Ann: retry fulfilment")]
+
+    def test_says_when_it_is_refused_again(self, ann: Operator, db: Database, past: Past) -> None:
+        db.break_fulfilment("credits")
+        page = f"/sessions/{past.undelivered}"
+        said = text_of(ann.send(page, f"{page}/retry").text)
+        assert "Not done. Tried again, and refused again" in said
+        assert said.count("P0001 The shelf is empty.") == 2
+        assert "Tried again" not in ann.read(page)  # told once
+
+    def test_twice_at_once_delivers_once(self, ann: Operator, db: Database, past: Past) -> None:
+        page = f"/sessions/{past.undelivered}"
+        html = ann.get(page).text
+        (csrf,) = set(re.findall(r'name="csrf" value="(\w+)"', html))
+        answers = [ann.http.post(f"/dashboard{page}/retry", data={"csrf": csrf}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [200, 409]
+        assert "Nothing to retry" in answers[1].text
+        entries = db.sql("select 1 from public.payment_credit_entries where source = %s", str(past.undelivered))
+        assert len(entries) == 1
+
+
+class TestRefund:
+    def test_gives_all_of_it_back(self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str) -> None:
+        page = f"/sessions/{sale}"
+        said = text_of(ann.send(page, f"{page}/refund", note="asked for it").text)
+        assert "Done. Stripe: succeeded." in said
+        assert given_back(db, stripe, sale) == [500]
+        assert db.state(uuid.UUID(sale))[0] == "refunded"
+        assert notes(db, sale) == [("note", "Ann: refund 5.00 USD, asked for it")]
+        assert "Give the money back" not in ann.read(page)
+
+    def test_gives_a_part_back_once_however_often_it_is_sent(
+        self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str
+    ) -> None:
+        page = f"/sessions/{sale}"
+        html = ann.get(page).text
+        held = {name: value for name in ("csrf", "key") for value in re.findall(rf'name="{name}" value="(\w+)"', html)}
+        for _ in range(3):
+            answer = ann.http.post(f"/dashboard{page}/refund", data=held | {"amount": "1.25"})
+            assert answer.status_code == 200
+        assert given_back(db, stripe, sale) == [125]
+        # another look at the page is another order
+        ann.send(page, f"{page}/refund", amount="1.25")
+        assert given_back(db, stripe, sale) == [125, 125]
+
+    def test_of_a_wrong_amount_nothing_is_given(
+        self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str
+    ) -> None:
+        page = f"/sessions/{sale}"
+        before = db.everything()
+        for amount in (
+            "",
+            "0",
+            "-1",
+            "0.001",
+            "1e2",
+            "1_0",
+            "\N{ARABIC-INDIC DIGIT ONE}",
+            "NaN",
+            "Infinity",
+            "five",
+            "1,5",
+            "9" * 29,
+        ):
+            answer = ann.send(page, f"{page}/refund", amount=amount)
+            assert (answer.status_code, "amount" in answer.text) == (422, True), amount
+        assert db.everything() == before
+        assert ann.send(page, f"{page}/refund", amount="5.01").status_code == 422
+        assert given_back(db, stripe, sale) == []
+        assert db.state(uuid.UUID(sale))[0] == "completed"
+
+    def test_is_offered_for_money_only(self, ann: Operator, past: Past) -> None:
+        assert "Give the money back" not in ann.read(f"/sessions/{past.open}")
+        assert "Give the money back" not in ann.read(f"/sessions/{past.failed}")
+
+
+class TestDismiss:
+    def test_closes_the_review_with_a_word(self, ann: Operator, db: Database, past: Past) -> None:
+        said = text_of(ann.send("/reviews", f"/sessions/{past.undelivered}/dismiss", note="sent by post").text)
+        assert "Done. The review is closed." in said
+        assert "Nothing waits for a person." in said
+        assert notes(db, past.undelivered) == [("reviewed", "fulfilment_failed: Ann: sent by post")]
+        assert db.as_service().rpc("check_payment_invariants") == []
+
+    def test_needs_a_word(self, ann: Operator, past: Past) -> None:
+        assert ann.send("/reviews", f"/sessions/{past.undelivered}/dismiss", note="").status_code == 422
+        assert str(past.undelivered) in ann.get("/reviews").text
+
+    def test_does_not_close_what_was_not_seen(self, ann: Operator, db: Database, past: Past) -> None:
+        answer = ann.send("/reviews", f"/sessions/{past.undelivered}/dismiss", note="x", reasons="overpaid")
+        assert answer.status_code == 409
+        assert "fulfilment_failed" in answer.text
+        assert notes(db, past.undelivered) == []
+
+
+class TestAsk:
+    def test_finds_a_payment_that_nobody_told(self, ann: Operator, office: Bridge, stripe: StripeSimulator) -> None:
+        session_id = office.buyer().checkout().json()["session_id"]
+        stripe.pay(office.attempt(session_id)["provider_session_id"])
+        page = f"/sessions/{session_id}"
+        said = text_of(ann.send(page, f"{page}/ask").text)
+        assert "Done. The provider was asked: the session is completed." in said
+        assert "completed fulfilled" in said
+
+
+def test_a_note_stands_in_the_story(ann: Operator, past: Past) -> None:
+    page = f"/sessions/{past.failed}"
+    said = text_of(ann.send(page, f"{page}/note", note="wrote to bob@example.test").text)
+    assert "Ann: wrote to b***@example.test" in said
+
+
+class TestReplay:
+    @pytest.fixture
+    def dead(self, office: Bridge, stripe: StripeSimulator, db: Database) -> dict[str, Any]:
+        """The genuine webhook of a paid page, kept as what could not be applied."""
+        session_id = office.buyer().checkout().json()["session_id"]
+        event = StripeDesk(stripe).paid(office.attempt(session_id))
+        db.as_service().rpc(
+            "record_webhook_failure", p_provider="stripe", p_error="session_not_found", p_retryable=False,
+            p_event={"id": event["id"], "type": event["type"], "payload": event},
+        )  # fmt: skip
+        return {"session": session_id, "event": event["id"]}
+
+    def test_applies_what_was_refused(self, ann: Operator, db: Database, dead: dict[str, Any]) -> None:
+        assert f"{dead['event']} checkout.session.completed dead" in ann.read("/webhooks")
+        said = text_of(ann.send("/webhooks", "/webhooks/replay", provider="stripe", event=dead["event"]).text)
+        assert "Done. 1 of 1 applied." in said
+        assert "All were applied." in said
+        assert db.state(uuid.UUID(dead["session"]))[:2] == ("completed", "fulfilled")
+        assert notes(db, dead["session"]) == [("note", f"Ann: replay stripe {dead['event']}")]
+
+    def test_of_all_says_why_one_was_not(self, ann: Operator, db: Database, dead: dict[str, Any]) -> None:
+        db.as_service().rpc(
+            "record_webhook_failure", p_provider="stripe", p_error="x", p_retryable=False,
+            p_event={"id": "evt_odd", "type": "checkout.session.completed", "payload": {"id": "evt_odd"}},
+        )  # fmt: skip
+        said = text_of(ann.send("/webhooks", "/webhooks/replay").text)
+        assert "Not done. 1 of 2 applied. evt_odd:" in said
+        assert dead["event"] not in ann.read("/webhooks")
