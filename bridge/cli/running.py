@@ -45,7 +45,10 @@ def demo(
             typer.echo("exactly one fulfilment" if good else "NOT exactly one fulfilment")
             raise typer.Exit(0 if good else 1)
         typer.echo(
-            f"\n  The shop is open:  {stack.url}\n  Database:          {stack.database_url}\n\n  Ctrl-C closes it.\n"
+            f"\n  The shop is open:  {stack.url}\n"
+            f"  Dashboard:         {stack.url}/dashboard\n"
+            f"  its admin token:   {stack.admin_token}\n"
+            f"  Database:          {stack.database_url}\n\n  Ctrl-C closes it.\n"
         )
         try:
             while True:

@@ -26,6 +26,7 @@ class Stack:
     url: str
     database_url: str
     sandbox_secret: str
+    admin_token: str
     settings: Settings
 
 
@@ -39,18 +40,18 @@ def running_stack(port: int = 8000) -> Iterator[Stack]:
         with psycopg.connect(database_url) as connection:
             connection.execute(seed_file().read_bytes())
         with listening(port) as listener:
-            jwt_secret, sandbox_secret = secrets.token_hex(32), secrets.token_hex(32)
+            jwt_secret, sandbox_secret, admin_token = (secrets.token_hex(32) for _ in range(3))
             address = f"http://127.0.0.1:{listener.getsockname()[1]}"
-            settings = _settings(address, database_url, jwt_secret, sandbox_secret)
+            settings = _settings(address, database_url, jwt_secret, sandbox_secret, admin_token)
             app = create_app(settings)
             app.include_router(shop_router(postgres.url("demo", "authenticator"), jwt_secret))
             with serving(app, listener) as url:
-                yield Stack(url, database_url, sandbox_secret, settings)
+                yield Stack(url, database_url, sandbox_secret, admin_token, settings)
     finally:
         postgres.stop()
 
 
-def _settings(url: str, database_url: str, jwt_secret: str, sandbox_secret: str) -> Settings:
+def _settings(url: str, database_url: str, jwt_secret: str, sandbox_secret: str, admin_token: str) -> Settings:
     return load_settings(
         _env_file=None,
         environment="development",
@@ -61,4 +62,5 @@ def _settings(url: str, database_url: str, jwt_secret: str, sandbox_secret: str)
         database_url=database_url,
         jwt_secret=jwt_secret,
         sandbox_secret=sandbox_secret,
+        admin_token=admin_token,
     )

@@ -16,7 +16,7 @@ __all__ = ["PERIODS", "Reports"]
 log = logging.getLogger("pgcheckout")
 
 PERIODS = (7, 30, 90)
-PATIENCE_SECONDS = 0.15
+PATIENCE_SECONDS = 0.1
 REST = 20  # reports take at most a twentieth of the database's time
 
 

@@ -17,7 +17,7 @@ from typing import Any
 from tests.bench.run import HERE, SERVER_SETTINGS, Bench, Result, machine, measure, median
 from tests.bench.scenarios import SCENARIOS, Scenario
 
-__all__ = ["main"]
+__all__ = ["SETTINGS", "fill", "main"]
 
 SIZES = (10_000, 1_000_000, 10_000_000)
 DAYS = 730
@@ -62,11 +62,11 @@ class Shop:
         return 1e6 / median(self.results[name], "calls_per_second")
 
 
-def fill(bench: Bench, sessions: int) -> None:
+def fill(bench: Bench, sessions: int, days: int = DAYS) -> None:
     """Make it a shop with a past."""
     began = time.monotonic()
     bench.watcher.execute((HERE / "fill.sql").read_bytes())
-    bench.watcher.execute("call bench.fill(%s, %s)", (sessions, DAYS))
+    bench.watcher.execute("call bench.fill(%s, %s)", (sessions, days))
     bench.watcher.execute(FILL_FLOOR.format(sessions=sessions).encode())
     bench.watcher.execute("vacuum (freeze, analyze)")
     bench.watcher.execute("checkpoint")

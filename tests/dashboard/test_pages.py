@@ -98,6 +98,8 @@ def test_sessions_newest_first_by_what_is_asked(ann: Operator, past: Past) -> No
     assert len(re.findall(r"<code>", ann.get("/sessions?provider=paystack").text)) == 1
     assert len(re.findall(r"<code>", ann.get("/sessions?since=1").text)) < 8
     assert len(re.findall(r"<code>", ann.get(f"/sessions?since=&user={past.buyer}").text)) == 2
+    assert "the search goes back 30 days" in ann.read("/sessions?provider=paystack&since=")
+    assert "goes back" not in ann.read("/sessions?provider=paystack&since=30")
     for wrong in ("status=x", "since=2", "user=x", "before=x"):
         assert "That did not work" in ann.read(f"/sessions?{wrong}", 422)
 

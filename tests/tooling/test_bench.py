@@ -30,6 +30,10 @@ def test_what_many_clients_want_at_once_is_given_as_often_as_there_is_of_it_and_
     assert {scene.name for scene in SCENES} <= rows("tests.bench.contention", "--clients", "16")
 
 
+def test_every_page_of_the_dashboard_is_measured_in_a_filled_shop() -> None:
+    assert {"floor: /healthz", "overview, 7 days", "a session", "reviews"} <= rows("tests.bench.dashboard")
+
+
 def test_what_calls_cost_is_told_by_function() -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.bench.costs", "--calls", "20"],

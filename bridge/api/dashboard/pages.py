@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
@@ -34,6 +35,7 @@ _REVIEWS = 20  # each is a card, and asks for its attempt
 _CHANGING = 5  # seconds after which a page asks again while its report is made
 
 Since = Literal["1", "7", "30", "90", ""]
+_NO_FURTHER_BY_PROVIDER = ("1", "7", "30")  # days; no index knows the provider, and a page must not read a year
 
 
 @router.get("")
@@ -43,8 +45,7 @@ async def show_overview(
     """How the shop is doing, and what waits."""
     if days not in PERIODS:
         raise InvalidRequest(f"days: must be one of {', '.join(map(str, PERIODS))}.")
-    health = await context.rpc.payment_health()
-    figures = await context.reports.read(days)
+    health, figures = await asyncio.gather(context.rpc.payment_health(), context.reports.read(days))
     return page(
         request, "overview.html", visit, days=days, periods=PERIODS, figures=figures, health=health,
         today=_today(figures), stale=stale_workers(health["heartbeats"]), again=_CHANGING,
@@ -78,6 +79,8 @@ async def show_sessions(
     before: UUID | None = None,
 ) -> Response:
     """Sessions, newest first."""
+    cut = bool(provider) and since not in _NO_FURTHER_BY_PROVIDER
+    since = "30" if cut else since
     only: SessionFilter = {"status": status or None, "user_id": user or None, "provider": provider or None}
     if since:
         only["since"] = datetime.now(UTC) - timedelta(days=int(since))
@@ -85,7 +88,7 @@ async def show_sessions(
     return page(
         request, "sessions.html", visit, sessions=found, more=more, statuses=get_args(SessionStatus),
         providers=sorted([*ADAPTERS, "none"]),
-        chosen={"status": status, "provider": provider, "since": since, "user": str(user)},
+        cut=cut, chosen={"status": status, "provider": provider, "since": since, "user": str(user)},
     )  # fmt: skip
 
 
