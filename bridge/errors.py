@@ -323,6 +323,11 @@ class ReviewChanged(Refused):
     reason = "review_changed"
 
 
+class DeadLetterUnknown(Refused):
+    reason = "dead_letter_unknown"
+    status = 404
+
+
 class TooManyRequests(Refused):
     """``hint`` carries ``retry_after=`` and the seconds to wait."""
 

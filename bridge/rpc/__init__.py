@@ -7,7 +7,19 @@ their Python shapes.
 from __future__ import annotations
 
 from bridge.errors import SetupError
-from bridge.rpc.functions import Alert, AttemptName, Change, Claim, Due, Failure, Letter, Moment, Rpc, SessionFilter
+from bridge.rpc.functions import (
+    Alert,
+    AttemptName,
+    Change,
+    Claim,
+    DeadLetter,
+    Due,
+    Failure,
+    Letter,
+    Moment,
+    Rpc,
+    SessionFilter,
+)
 from bridge.rpc.postgres import PostgresTransport
 from bridge.rpc.supabase import SupabaseTransport
 from bridge.rpc.transport import Transport
@@ -18,6 +30,7 @@ __all__ = [
     "AttemptName",
     "Change",
     "Claim",
+    "DeadLetter",
     "Due",
     "Failure",
     "Letter",

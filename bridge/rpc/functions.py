@@ -14,7 +14,19 @@ from bridge.metrics import RPC_CALLS
 from bridge.rpc.transport import Transport
 from bridge.values import Applied, Attempt, Event, Outcome, Page
 
-__all__ = ["Alert", "AttemptName", "Change", "Claim", "Due", "Failure", "Letter", "Moment", "Rpc", "SessionFilter"]
+__all__ = [
+    "Alert",
+    "AttemptName",
+    "Change",
+    "Claim",
+    "DeadLetter",
+    "Due",
+    "Failure",
+    "Letter",
+    "Moment",
+    "Rpc",
+    "SessionFilter",
+]
 
 NOBODY = UUID(int=0)
 
@@ -84,6 +96,17 @@ class Letter(NamedTuple):
     kind: str
     email: str | None
     payload: Mapping[str, Any]
+
+
+class DeadLetter(NamedTuple):
+    """A letter that was given up. ``email``: None for the operator's; ``finished_at`` is ISO 8601."""
+
+    number: int
+    session_id: UUID
+    kind: str
+    email: str | None
+    error: str
+    finished_at: str
 
 
 class SessionFilter(TypedDict, total=False):
@@ -292,6 +315,24 @@ class Rpc:
         """End the review of a session with these reasons. Raises SessionNotFound, ReviewChanged, InvalidInput."""
         about_session(session_id)
         await self._call("close_review", {"p_session_id": session_id, "p_note": note, "p_reasons": reasons})
+
+    async def close_webhook_failure(self, provider: str, event_id: str, note: str) -> None:
+        """A dead webhook needs nothing more. Raises DeadLetterUnknown, InvalidInput."""
+        arguments = {"p_provider": provider, "p_event_id": event_id, "p_note": note}
+        await self._call("close_webhook_failure", arguments)
+
+    async def list_dead_notifications(self) -> list[DeadLetter]:
+        """Letters that were given up, oldest first, at most fifty."""
+        return [
+            DeadLetter(
+                row["id"], UUID(str(row["session_id"])), row["kind"], row["email"], row["error"], row["finished_at"]
+            )
+            for row in await self._call("list_dead_notifications", {})
+        ]
+
+    async def retry_notification(self, number: int) -> None:
+        """Send a letter again that was given up. Raises DeadLetterUnknown."""
+        await self._call("retry_notification", {"p_id": number})
 
     async def retry_fulfilment(self, session_id: UUID) -> Applied:
         """Try again to give what was paid for, or to take back what was refunded. Raises NothingToRetry."""

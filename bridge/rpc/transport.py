@@ -13,8 +13,8 @@ __all__ = ["Transport", "away", "from_sqlstate", "is_set", "not_storable", "unti
 
 _SETS = frozenset({
     "audit_payments", "checkout_session_story", "claim_alerts", "claim_notifications", "claim_sessions_to_reconcile",
-    "get_latest_checkout_session", "list_checkout_sessions", "list_unsettled_pages", "list_webhook_failures",
-    "watch_payments",
+    "get_latest_checkout_session", "list_checkout_sessions", "list_dead_notifications", "list_unsettled_pages",
+    "list_webhook_failures", "watch_payments",
 })  # fmt: skip
 _COLLISIONS = ("40001", "40P01")  # serialization_failure, deadlock_detected
 _TRY_AGAIN = ("08", "40", "53", "55", "57", "58")  # SQLSTATE classes of a server in trouble, not of a wrong call

@@ -63,6 +63,7 @@ ROUTES: Mapping[str, Route] = {
     "cleanup_completed_checkout_sessions": _TOTAL,
     "cleanup_idempotency_keys": _TOTAL,
     "close_review": _SESSION,
+    "close_webhook_failure": Route("first"),
     "complete_checkout_session": Route(
         "first",
         _SESSION.places,
@@ -94,6 +95,7 @@ ROUTES: Mapping[str, Route] = {
     ),
     "get_or_create_checkout_session": _USER,
     "list_checkout_sessions": Route("every", order="1 desc limit p_limit"),
+    "list_dead_notifications": Route("every", order="1 limit p_limit"),
     "list_unsettled_pages": Route("every", order="1 limit p_limit"),
     "list_webhook_failures": Route("every", order="8, 2 limit p_limit"),
     "number_payment_invoices": _TOTAL,
@@ -116,6 +118,7 @@ ROUTES: Mapping[str, Route] = {
     "refund_checkout_session": _SESSION,
     "report_trouble": Route("first"),
     "retry_fulfilment": _SESSION,
+    "retry_notification": Route("first", "shard_router.at_number(p_id)"),
     "spend_credits": _USER,
     "watch_payments": _ROWS,
 }

@@ -1,4 +1,5 @@
--- Purpose: operators close reviews and leave notes; reports count pages opened and purchases fulfilled.
+-- Purpose: operators close reviews and dead webhooks, send letters again, and leave notes; reports count pages opened
+--          and purchases fulfilled.
 -- Locks:   none that a purchase waits for: functions only.
 -- Undo:    roll forward with a new migration; a shipped migration never changes.
 set lock_timeout = '5s';
@@ -83,6 +84,88 @@ comment on function public.close_review(uuid, text, text) is
 
 revoke all on function public.close_review(uuid, text, text) from public, anon, authenticated, service_role;
 grant execute on function public.close_review(uuid, text, text) to service_role;
+
+create function public.close_webhook_failure(p_provider text, p_event_id text, p_note text)
+returns void
+language plpgsql
+volatile
+security definer -- service_role holds no rights on the engine's tables
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform payments.require_service();
+    perform payments.check_note(p_note);
+    -- only what nobody sends again: a later delivery of it would be a duplicate
+    update payments.webhook_events as e
+    set status = 'handled', handled_at = now(), payload = '{}',
+        error = left(coalesce(e.error, '') || ': ' || p_note, 700)
+    where e.provider = p_provider and e.event_id = p_event_id and e.status = 'dead';
+    if not found then
+        raise exception 'No dead webhook of % has this id.', quote_literal(left(p_provider, 64))
+            using errcode = 'PT404', detail = 'dead_letter_unknown', hint = 'list_webhook_failures shows those that wait.';
+    end if;
+end;
+$$;
+
+comment on function public.close_webhook_failure(text, text, text) is
+'A person has looked at a dead webhook and nothing is left to do: it waits no more, its payload goes, and the note (1 '
+'to 500 characters) stays behind its reason. Raises PT404 dead_letter_unknown, PT422 invalid_input.';
+
+revoke all on function public.close_webhook_failure(text, text, text) from public, anon, authenticated, service_role;
+grant execute on function public.close_webhook_failure(text, text, text) to service_role;
+
+create function public.list_dead_notifications(p_limit int default 50)
+returns table (
+    id bigint, session_id uuid, kind text, occurrence text, email text, error text, tries int, finished_at timestamptz
+)
+language plpgsql
+stable
+security definer -- service_role holds no rights on the engine's tables
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform payments.require_service();
+    perform payments.check_limit(p_limit);
+    return query
+    select n.id, n.session_id, n.kind, n.occurrence, n.email, n.error, n.tries, n.finished_at
+    from payments.notifications as n
+    where n.status = 'dead'
+    order by n.id
+    limit p_limit;
+end;
+$$;
+
+comment on function public.list_dead_notifications(int) is
+'Letters that were given up, oldest first: {id, session_id, kind, occurrence, email (null: the operator), error, '
+'tries, finished_at}. Raises PT422 invalid_input.';
+
+revoke all on function public.list_dead_notifications(int) from public, anon, authenticated, service_role;
+grant execute on function public.list_dead_notifications(int) to service_role;
+
+create function public.retry_notification(p_id bigint)
+returns void
+language plpgsql
+volatile
+security definer -- service_role holds no rights on the engine's tables
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    perform payments.require_service();
+    update payments.notifications as n
+    set status = 'queued', tries = 0, due_at = now(), error = null, finished_at = null
+    where n.id = p_id and n.status = 'dead';
+    if not found then
+        raise exception 'No letter that was given up has this id.'
+            using errcode = 'PT404', detail = 'dead_letter_unknown', hint = 'See list_dead_notifications.';
+    end if;
+end;
+$$;
+
+comment on function public.retry_notification(bigint) is
+'Queues a letter again that was given up, with all its tries. Raises PT404 dead_letter_unknown.';
+
+revoke all on function public.retry_notification(bigint) from public, anon, authenticated, service_role;
+grant execute on function public.retry_notification(bigint) to service_role;
 
 create or replace function payments.broken_session_rules()
 returns table (invariant text, subject text, detail text)

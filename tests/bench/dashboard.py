@@ -50,7 +50,7 @@ def pages(bench: Bench) -> Iterator[tuple[str, str]]:
     yield "a session", f"/dashboard/sessions/{session_id}"
     yield "find a reference", f"/dashboard/find?q={reference}"
     yield "reviews", "/dashboard/reviews"
-    yield "webhooks", "/dashboard/webhooks"
+    yield "dead letters", "/dashboard/dead-letters"
 
 
 def measure(http: httpx.Client, path: str) -> list[float]:

@@ -16,7 +16,7 @@ from tests.dashboard.conftest import TOKEN, Operator
 from tests.support.bridge import Bridge, running_bridge
 from tests.support.database import Database
 
-PAGES = ["", "/sessions", "/reviews", "/webhooks", "/find?q=x-y", "/sessions/01a1ee87-3200-7358-9d37-295cb5e9a207"]
+PAGES = ["", "/sessions", "/reviews", "/dead-letters", "/find?q=x-y", "/sessions/01a1ee87-3200-7358-9d37-295cb5e9a207"]
 COOKIE = "pgcheckout_dashboard"
 
 
@@ -114,7 +114,7 @@ def test_a_form_of_another_site_does_nothing(ann: Operator, db: Database, past: 
             fields = {"csrf": csrf, "note": "x", "reasons": "fulfilment_failed", "amount": "1", "key": "k" * 32}
             answer = ann.http.post(f"/dashboard/sessions/{past.undelivered}/{action}", data=fields)
             assert (answer.status_code, "not of this visit" in answer.text) == (401, True), action
-        assert ann.http.post("/dashboard/webhooks/replay", data={"csrf": csrf}).status_code == 401
+        assert ann.http.post("/dashboard/dead-letters/replay", data={"csrf": csrf}).status_code == 401
     assert db.everything() == before
 
 

@@ -171,8 +171,8 @@ class TestReplay:
         return {"session": session_id, "event": event["id"]}
 
     def test_applies_what_was_refused(self, ann: Operator, db: Database, dead: dict[str, Any]) -> None:
-        assert f"{dead['event']} checkout.session.completed dead" in ann.read("/webhooks")
-        said = text_of(ann.send("/webhooks", "/webhooks/replay", provider="stripe", event=dead["event"]).text)
+        assert f"{dead['event']} checkout.session.completed dead" in ann.read("/dead-letters")
+        said = text_of(ann.send("/dead-letters", "/dead-letters/replay", provider="stripe", event=dead["event"]).text)
         assert "Done. 1 of 1 applied." in said
         assert "All were applied." in said
         assert db.state(uuid.UUID(dead["session"]))[:2] == ("completed", "fulfilled")
@@ -183,6 +183,47 @@ class TestReplay:
             "record_webhook_failure", p_provider="stripe", p_error="x", p_retryable=False,
             p_event={"id": "evt_odd", "type": "checkout.session.completed", "payload": {"id": "evt_odd"}},
         )  # fmt: skip
-        said = text_of(ann.send("/webhooks", "/webhooks/replay").text)
+        said = text_of(ann.send("/dead-letters", "/dead-letters/replay").text)
         assert "Not done. 1 of 2 applied. evt_odd:" in said
-        assert dead["event"] not in ann.read("/webhooks")
+        assert dead["event"] not in ann.read("/dead-letters")
+
+    def test_a_dead_one_that_needs_nothing_more_goes_with_a_word(
+        self, ann: Operator, db: Database, dead: dict[str, Any]
+    ) -> None:
+        fields = {"provider": "stripe", "event": dead["event"], "note": "paid at the counter"}
+        said = text_of(ann.send("/dead-letters", "/dead-letters/close", **fields).text)
+        assert f"Done. {dead['event']} waits no more." in said
+        assert "All were applied." in said
+        (row,) = db.sql("select status, error, payload from payments.webhook_events")
+        assert row == {"status": "handled", "error": "session_not_found: Ann: paid at the counter", "payload": {}}
+        assert ann.http.post("/dashboard/dead-letters/close", data=fields).status_code == 401
+
+
+class TestLetters:
+    @pytest.fixture
+    def given_up(self, db: Database, past: Past) -> int:
+        number: int = db.value(
+            "update payments.notifications set status = 'dead', tries = 8, error = 'ann@example.test is unknown',"
+            " finished_at = now() where session_id = %s and kind = 'receipt' returning id", past.refunded,
+        )  # fmt: skip
+        return number
+
+    def test_one_that_was_given_up_is_sent_again(self, ann: Operator, db: Database, given_up: int) -> None:
+        assert "receipt a***@example.test" in ann.read("/dead-letters")
+        assert "a***@example.test is unknown" in ann.read("/dead-letters")
+        said = text_of(ann.send("/dead-letters", "/dead-letters/send").text)
+        assert "Done. The letter is queued again." in said
+        assert "Letters that were given up None." in said
+        claimed = {letter["id"]: letter["tries"] for letter in db.as_service().rpc("claim_notifications")}
+        assert claimed[given_up] == 1
+
+    def test_only_one_that_was_given_up(self, ann: Operator, db: Database, given_up: int) -> None:
+        html = ann.get("/dead-letters").text
+        (csrf,) = set(re.findall(r'name="csrf" value="(\w+)"', html))
+        (other,) = db.sql("select min(id) as id from payments.notifications where status = 'queued'")
+        before = db.everything()
+        for number in (other["id"], 0, "x", 10**30):
+            data = {"csrf": csrf, "number": str(number)}
+            assert ann.http.post("/dashboard/dead-letters/send", data=data).status_code in {404, 422}
+        assert db.everything() == before
+        assert given_up

@@ -64,7 +64,7 @@ def busy(db: Database, past: Past) -> Past:
 
 
 def paths(past: Past) -> tuple[str, ...]:
-    return ("", "/sessions", f"/sessions/{past.undelivered}", f"/sessions/{past.refunded}", "/reviews", "/webhooks")
+    return ("", "/sessions", f"/sessions/{past.undelivered}", f"/sessions/{past.refunded}", "/reviews", "/dead-letters")
 
 
 @pytest.mark.usefixtures("busy")

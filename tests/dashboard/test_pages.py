@@ -22,7 +22,7 @@ def test_an_empty_shop_has_a_dashboard_too(ann: Operator) -> None:
     assert "No session was made in this time." in said
     assert "No worker was seen" in said
     assert "Nothing waits for a person." in ann.read("/reviews")
-    assert "All were applied." in ann.read("/webhooks")
+    assert "All were applied." in ann.read("/dead-letters")
     assert "No such sessions." in ann.read("/sessions")
 
 
@@ -160,11 +160,11 @@ def test_what_strangers_wrote_is_text(ann: Operator, db: Database) -> None:
         "record_webhook_failure", p_provider="stripe", p_error=evil, p_retryable=False,
         p_event={"id": f'"{evil}', "type": evil, "payload": {"email": "secret@example.test"}},
     )  # fmt: skip
-    for path in (f"/sessions/{session_id}", "/webhooks", f"/find?q={evil}-"):
+    for path in (f"/sessions/{session_id}", "/dead-letters", f"/find?q={evil}-"):
         answer = ann.http.get(f"/dashboard{path}")
         assert evil not in answer.text
         assert "secret@example.test" not in answer.text
-    assert "&lt;script&gt;" in ann.get("/webhooks").text
+    assert "&lt;script&gt;" in ann.get("/dead-letters").text
 
 
 def test_every_reason_for_review_is_explained_as_in_the_docs(db: Database) -> None:

@@ -128,6 +128,15 @@ GARBAGE: dict[str, dict[str, list[tuple[Any, str]]]] = {
         "p_session_id": SESSION, "p_note": NOTE,
         "p_reasons": says("review_changed", "", "overpaid", CONTROL, LONG, state="PT409"),
     },
+    "close_webhook_failure": {
+        "p_provider": says("dead_letter_unknown", None, "", "paystack", CONTROL, LONG, state="PT404"),
+        "p_event_id": says("dead_letter_unknown", None, "", "unknown", CONTROL, LONG, state="PT404"),
+        "p_note": NOTE,
+    },
+    "list_dead_notifications": {"p_limit": LIMIT},
+    "retry_notification": {
+        "p_id": [*says("dead_letter_unknown", None, -1, 0, LARGEST, state="PT404"), *NO_BIGINT],
+    },
     "apply_payment_outcome": {
         "p_outcome": [*says("outcome_invalid", None, "null", "5", '"x"', [1], {}), *unreadable("22P02", "{")],
         "p_event": EVENT,
@@ -249,6 +258,7 @@ class World:
     unfulfilled: uuid.UUID
     notification: int
     alert: int
+    dead: int  # a letter that was given up
 
     def call(self, function: str) -> Row:
         """Arguments that the function accepts."""
@@ -268,6 +278,8 @@ class World:
             "retry_fulfilment": {"p_session_id": self.unfulfilled},
             "add_session_note": {"p_session_id": self.unfulfilled, "p_note": "Ann: a note"},
             "close_review": {"p_session_id": self.unfulfilled, "p_note": "Ann: settled"},
+            "close_webhook_failure": {"p_provider": "stripe", "p_event_id": "evt_dead", "p_note": "Ann: settled"},
+            "retry_notification": {"p_id": self.dead},
             "checkout_session_story": {"p_session_id": self.unfulfilled},
             "apply_payment_outcome": {"p_outcome": outcome(self.attempt)},
             "record_webhook_failure": {
@@ -296,7 +308,7 @@ def world(db: Database, user: uuid.UUID) -> World:
     session = db.new_session(user)
     attempt = db.open_attempt(session)
     new_attempt = service.rpc("open_checkout_attempt", p_session_id=db.new_session())
-    unfulfilled = db.new_session()
+    unfulfilled = db.new_session(p_email="c@d.test")
     db.complete(unfulfilled, p_provider_payment_id="pi_unfulfilled")
     db.sql(
         "update public.payment_checkout_sessions set fulfilment_status = 'failed', fulfilment = null,"
@@ -307,7 +319,23 @@ def world(db: Database, user: uuid.UUID) -> World:
     db.sql("insert into payments.heartbeats values ('gone', now() - interval '1 hour')")
     service.rpc("watch_payments")
     (alert,) = service.rpc("claim_alerts")
-    return World(user, session, attempt, new_attempt["number"], paid, unfulfilled, notification["id"], alert["id"])
+    dead = {"id": "evt_dead", "type": "t", "payload": {}}
+    service.rpc("record_webhook_failure", p_provider="stripe", p_event=dead, p_error="no", p_retryable=False)
+    (letter,) = db.sql(
+        "update payments.notifications set status = 'dead', finished_at = now() where session_id = %s returning id",
+        unfulfilled,
+    )
+    return World(
+        user,
+        session,
+        attempt,
+        new_attempt["number"],
+        paid,
+        unfulfilled,
+        notification["id"],
+        alert["id"],
+        letter["id"],
+    )
 
 
 def callers(db: Database, world: World, function: str) -> Iterator[tuple[Actor, Row]]:

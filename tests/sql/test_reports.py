@@ -126,8 +126,9 @@ class TestReport:
         assert report(db)["by_day"] == [
             NOTHING | {
                 "day": day(3), "created": 3, "opened": 3, "completed": 3, "fulfilled": 3, "conversion_rate": 1,
-                "abandonment_rate": 0, "revenue": {"USD": 1700, "NGN": 750_000}, "refunds": {"USD": 1200, "NGN": 250_000},
-                "average_minutes": 14, "median_minutes": 10, "retries_per_user": 1,
+                "abandonment_rate": 0, "revenue": {"USD": 1700, "NGN": 750_000},
+                "refunds": {"USD": 1200, "NGN": 250_000}, "average_minutes": 14, "median_minutes": 10,
+                "retries_per_user": 1,
             },
             NOTHING | {
                 "day": day(2), "created": 3, "opened": 2, "expired": 1, "failed": 1, "cancelled": 1,
@@ -135,7 +136,8 @@ class TestReport:
             },
             NOTHING | {
                 "day": day(1), "created": 3, "opened": 2, "completed": 1, "fulfilled": 1, "open": 2,
-                "conversion_rate": 0.3333, "abandonment_rate": 0, "average_minutes": 0, "median_minutes": 0, "retries_per_user": 0,
+                "conversion_rate": 0.3333, "abandonment_rate": 0, "average_minutes": 0, "median_minutes": 0,
+                "retries_per_user": 0,
             },
         ]  # fmt: skip
 

@@ -38,6 +38,7 @@ public.claim_sessions_to_reconcile           -     -     -                  +
 public.cleanup_completed_checkout_sessions   -     -     -                  +
 public.cleanup_idempotency_keys              -     -     -                  +
 public.close_review                          -     -     -                  +
+public.close_webhook_failure                 -     -     -                  +
 public.complete_checkout_session             -     -     -                  +
 public.enqueue_payment_reminders             -     -     -                  +
 public.expire_old_checkout_sessions          -     -     -                  +
@@ -51,6 +52,7 @@ public.forget_heartbeat                      -     -     -                  +
 public.get_latest_checkout_session           -     +     not_your_session   +
 public.get_or_create_checkout_session        -     +     not_your_session   +
 public.list_checkout_sessions                -     -     -                  +
+public.list_dead_notifications               -     -     -                  +
 public.list_unsettled_pages                  -     -     -                  +
 public.list_webhook_failures                 -     -     -                  +
 public.number_payment_invoices               -     -     -                  +
@@ -66,6 +68,7 @@ public.record_webhook_failure                -     -     -                  +
 public.refund_checkout_session               -     -     -                  +
 public.report_trouble                        -     -     -                  +
 public.retry_fulfilment                      -     -     -                  +
+public.retry_notification                    -     -     -                  +
 public.spend_credits                         -     -     -                  +
 payments.add_reason                          -     -     -                  -
 payments.add_session_event                   -     -     -                  -

@@ -20,6 +20,8 @@ __all__ = ["router"]
 
 router = APIRouter(prefix=HOME, route_class=PageRoute, include_in_schema=False)
 
+_DEAD_LETTERS = f"{HOME}/dead-letters"
+
 Note = Annotated[str, Form(max_length=400)]
 Back = Annotated[str, Form(max_length=500)]
 
@@ -30,10 +32,10 @@ async def retry(session_id: UUID, context: FromContext, visit: Writer, back: Bac
     await context.rpc.add_session_note(session_id, f"{visit.name}: retry fulfilment")
     done = await context.rpc.retry_fulfilment(session_id)
     if done.fulfilment_status == "failed":
-        return _tell(
+        return _tell_of(
             context, session_id, back, Flash("failed", "Tried again, and refused again: see the last lines below.")
         )
-    return _tell(context, session_id, back, Flash("done", f"Tried again: {done.fulfilment_status}."))
+    return _tell_of(context, session_id, back, Flash("done", f"Tried again: {done.fulfilment_status}."))
 
 
 @router.post("/sessions/{session_id}/refund")
@@ -52,7 +54,7 @@ async def refund(
     wanted = minor_units(amount, attempt.currency)
     await context.rpc.add_session_note(session_id, _signed(visit.name, f"refund {amount} {attempt.currency}", note))
     done = await context.refunds.give(session_id, amount=wanted, reason=note or None, key=f"dashboard {key}")
-    return _tell(context, session_id, back, Flash("done" if done.status else "failed", done.message))
+    return _tell_of(context, session_id, back, Flash("done" if done.status else "failed", done.message))
 
 
 @router.post("/sessions/{session_id}/dismiss")
@@ -67,7 +69,7 @@ async def dismiss(
 ) -> Response:
     """Close a review of which nothing is left to do."""
     await context.rpc.close_review(session_id, f"{visit.name}: {note}", reasons)
-    return _tell(context, session_id, back, Flash("done", "The review is closed."))
+    return _tell_of(context, session_id, back, Flash("done", "The review is closed."))
 
 
 @router.post("/sessions/{session_id}/note")
@@ -76,7 +78,7 @@ async def leave_note(
 ) -> Response:
     """Write into the audit trail."""
     await context.rpc.add_session_note(session_id, f"{visit.name}: {note}")
-    return _tell(context, session_id, "", Flash("done", "The note is in the session's story."))
+    return _tell_of(context, session_id, "", Flash("done", "The note is in the session's story."))
 
 
 @router.post("/sessions/{session_id}/ask")
@@ -85,11 +87,11 @@ async def ask(session_id: UUID, context: FromContext, visit: Writer, back: Back 
     await context.rpc.add_session_note(session_id, f"{visit.name}: ask the provider")
     known = await context.checkout.verify(None, "admin", session_id=session_id)
     if not known.verified:
-        return _tell(context, session_id, back, Flash("failed", "The provider cannot be asked about this session."))
-    return _tell(context, session_id, back, Flash("done", f"The provider was asked: the session is {known.status}."))
+        return _tell_of(context, session_id, back, Flash("failed", "The provider cannot be asked about this session."))
+    return _tell_of(context, session_id, back, Flash("done", f"The provider was asked: the session is {known.status}."))
 
 
-@router.post("/webhooks/replay")
+@router.post("/dead-letters/replay")
 async def replay(
     context: FromContext,
     visit: Writer,
@@ -101,9 +103,27 @@ async def replay(
     said = [await _replayed(context, visit.name, failure) for failure in failures]
     applied = said.count("")
     text = f"{applied} of {len(said)} applied. " + " ".join(filter(None, said[:5]))
-    response = RedirectResponse(f"{HOME}/webhooks", 303)
-    flash(context.settings, response, "done" if applied == len(said) else "failed", text.strip())
-    return response
+    return _tell(context, _DEAD_LETTERS, Flash("done" if applied == len(said) else "failed", text.strip()))
+
+
+@router.post("/dead-letters/close")
+async def close_webhook(
+    context: FromContext,
+    visit: Writer,
+    provider: Annotated[str, Form(max_length=64)],
+    event: Annotated[str, Form(max_length=300)],
+    note: Annotated[str, Form(min_length=1, max_length=400)],
+) -> Response:
+    """A dead webhook of which nothing is left to do."""
+    await context.rpc.close_webhook_failure(provider, event, f"{visit.name}: {note}")
+    return _tell(context, _DEAD_LETTERS, Flash("done", f"{event} waits no more."))
+
+
+@router.post("/dead-letters/send")
+async def send_letter(context: FromContext, _visit: Writer, number: Annotated[int, Form(ge=1)]) -> Response:
+    """Send a letter again that was given up."""
+    await context.rpc.retry_notification(number)
+    return _tell(context, _DEAD_LETTERS, Flash("done", "The letter is queued again."))
 
 
 async def _replayed(context: Context, name: str, failure: Failure) -> str:
@@ -124,8 +144,12 @@ def _signed(name: str, act: str, note: str) -> str:
     return f"{name}: {act}, {note}" if note else f"{name}: {act}"
 
 
-def _tell(context: Context, session_id: UUID, back: str, said: Flash) -> Response:
-    """Back to where the form was, or to the session, with what became of it."""
-    response = RedirectResponse(local(back) if back else f"{HOME}/sessions/{session_id}", 303)
+def _tell_of(context: Context, session_id: UUID, back: str, said: Flash) -> Response:
+    return _tell(context, back or f"{HOME}/sessions/{session_id}", said)
+
+
+def _tell(context: Context, back: str, said: Flash) -> Response:
+    """Back to where the form was, with what became of it."""
+    response = RedirectResponse(local(back), 303)
     flash(context.settings, response, said.level, said.text)
     return response

@@ -139,10 +139,11 @@ async def show_reviews(request: Request, context: FromContext, visit: Visitor, b
     return page(request, "reviews.html", visit, reviews=reviews, more=more)
 
 
-@router.get("/webhooks")
-async def show_webhooks(request: Request, context: FromContext, visit: Visitor) -> Response:
-    """Genuine notifications that were not applied."""
-    return page(request, "webhooks.html", visit, failures=await context.rpc.list_webhook_failures())
+@router.get("/dead-letters")
+async def show_dead_letters(request: Request, context: FromContext, visit: Visitor) -> Response:
+    """Genuine notifications that were not applied, and letters that were given up."""
+    failures, letters = await asyncio.gather(context.rpc.list_webhook_failures(), context.rpc.list_dead_notifications())
+    return page(request, "dead_letters.html", visit, failures=failures, letters=letters)
 
 
 @router.get("/{rest:path}")
