@@ -99,7 +99,12 @@ def _role(connection: psycopg.Connection[Any], role: str) -> Iterator[Finding]:
         connection.execute(sql.SQL("set role {}").format(sql.Identifier(role)))
     except psycopg.errors.Error as error:
         user = connection.info.user
+        inherited = connection.execute(
+            "select 1 from pg_roles where rolname = %s and pg_has_role(oid, 'usage')", (role,)
+        )
         remedy = f"As postgres: grant {role} to {user}; or log in with PGCHECKOUT_DATABASE_URL as postgres."
+        if inherited.fetchone():
+            remedy = f"Set PGCHECKOUT_DATABASE_ROLE={user}: it has the rights of {role} without becoming it."
         yield Finding("error", "role", f"{user} cannot become {role}: {error.diag.message_primary}.", remedy)
 
 
@@ -110,7 +115,7 @@ def _login(connection: psycopg.Connection[Any]) -> Iterator[Finding]:
         " '0' in (current_setting('statement_timeout'), current_setting('lock_timeout'))"
     ).fetchone()
     isolation, unlimited = found or ("unknown", True)
-    remedy = "Give the role that logs in its settings, as docs/runbook.md says (Behind a pooler)."
+    remedy = "Give the role that logs in its settings, as docs/operations.md says (Who needs which rights)."
     if isolation != "read committed":
         yield Finding("error", "isolation", f"Calls would run under {isolation}.", remedy)
     if unlimited:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -18,7 +17,8 @@ from tests.bridge.test_checkout_routes import TestCheckout  # noqa: F401
 from tests.bridge.test_webhook_routes import TestGenuineOnes, attempt, stripe_attempt  # noqa: F401
 from tests.support import parts
 from tests.support.bridge import Bridge, StripeDesk, running_bridge
-from tests.support.database import REPOSITORY, Database, Row
+from tests.support.database import Database, Row
+from tests.support.drill import sql_under
 from tests.support.pgbouncer import PgBouncer
 from tests.support.races import all_at_once, start_and_see_it_wait
 
@@ -28,19 +28,11 @@ LOGIN = "pgcheckout_bridge"
 POOL_SIZE = 3  # connections to the server, for 8 of the bridge
 
 
-def as_the_runbook_says() -> str:
-    """The SQL that makes the role which logs in."""
-    section = (REPOSITORY / "docs/runbook.md").read_text("utf-8").split("## Behind a pooler")[1]
-    found = re.search(r"```sql\n(.*?)```", section, re.DOTALL)
-    assert found
-    return found[1]
-
-
 @pytest.fixture(scope="module")
 def _login(server: LocalPostgres, postgresql_server: object) -> Iterator[None]:  # whose template knows the roles
     with psycopg.connect(server.url(), autocommit=True) as owner:
         owner.execute(f"drop role if exists {LOGIN}".encode())
-        owner.execute(as_the_runbook_says().encode())
+        owner.execute(sql_under("## Who needs which rights").encode())
         yield
         owner.execute(f"drop role {LOGIN}".encode())
 
