@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 
 export PG
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench migration freeze parts clean
+.PHONY: help demo test lint docs bench migration freeze types example parts clean
 
 help: ## list the targets
 	@awk -F ' *:.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,9 @@ lint: $(VENV)/.dev ## check style, types, SQL and migrations
 	@$(BIN)/squawk supabase/migrations/*.sql
 	@$(BIN)/python -m tests.support.parse_plpgsql
 
+docs: $(VENV)/.dev ## build the documentation as a site in dist/docs/site, and check its links
+	@$(BIN)/python -m tests.support.site
+
 bench: $(VENV)/.dev ## measure the functions against a floor (QUICK=1: a glance; ARGS="--clients 8 --write")
 	@$(BIN)/python -m tests.bench.run $(if $(QUICK),--quick) $(ARGS)
 
@@ -35,6 +38,12 @@ migration: $(VENV)/.dev ## start a migration from what sql/ has and the migratio
 
 freeze: $(VENV)/.dev ## list new migrations in SHA256SUMS, when they ship: from then on they never change
 	@$(BIN)/python -m tests.support.shipped
+
+types: $(VENV)/.dev ## write supabase/database.types.ts from the migrations (needs make parts)
+	@$(BIN)/python -m tests.support.app_types
+
+example: $(VENV)/.dev ## run the example app on a Supabase look-alike (needs make parts)
+	@$(BIN)/python -m tests.support.example
 
 parts: ## install the optional real parts that some tests run against (as root: with apt)
 	@sh tests/support/install_parts.sh
