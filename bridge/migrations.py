@@ -10,7 +10,7 @@ import psycopg
 from bridge.errors import DatabaseUnavailable, SetupError
 from bridge.rpc.reach import why_out_of_reach
 
-__all__ = ["Migration", "migrate", "packaged_migrations", "pending_migrations", "seed_file"]
+__all__ = ["Migration", "migrate", "packaged_migrations", "pending_migrations", "seed_file", "types_file"]
 
 _AS_OWNER = "Connect as the role that owns the project's schema (postgres), then run it again."
 
@@ -47,6 +47,11 @@ def _folder() -> Path:
 def seed_file() -> Path:
     """The example catalogue."""
     return _folder() / "seed.sql"
+
+
+def types_file() -> Path:
+    """What apps may read and call, as TypeScript."""
+    return _folder() / "database.types.ts"
 
 
 def packaged_migrations() -> list[Migration]:

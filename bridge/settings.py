@@ -1,7 +1,7 @@
 """Settings: one environment variable each, read once at the edge.
 
-Every variable starts with ``PGCHECKOUT_``; a ``.env`` file in the working directory is read too. docs/settings.md
-lists them, and a test holds that table to this class.
+Every variable starts with ``PGCHECKOUT_``; a ``.env`` file in the working directory is read too, and the environment
+wins. docs/settings.md lists them, and a test holds that table to this class.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
 from bridge.errors import SetupError
 
-__all__ = ["Settings", "load_settings"]
+__all__ = ["ENV_FILE", "Settings", "load_settings"]
 
+ENV_FILE = ".env"  # of the working directory, never of one above
 
 _LISTS = ("cors_origins", "paystack_secret_keys", "paystack_source_ips", "stripe_webhook_secrets", "trusted_proxies")
 _MAY_BE_EMPTY = ("database_role", "paystack_source_ips")
@@ -37,7 +38,7 @@ _MAY_BE_EMPTY = ("database_role", "paystack_source_ips")
 class Settings(BaseSettings):
     """What an installation can choose."""
 
-    model_config = SettingsConfigDict(env_prefix="PGCHECKOUT_", env_file=".env", extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(env_prefix="PGCHECKOUT_", env_file=ENV_FILE, extra="ignore", frozen=True)
 
     environment: Literal["production", "development"] = Field(
         "production", description="`development` allows the sandbox provider."
@@ -243,9 +244,14 @@ class Settings(BaseSettings):
 
 
 def load_settings(**overrides: object) -> Settings:
-    """Read the environment; raises SetupError that names each wrong variable."""
+    """Read the environment and the file; raises SetupError that names each wrong variable."""
     try:
         return Settings(**overrides)  # type: ignore[arg-type] # values are checked by pydantic
+    except OSError as error:
+        remedy = "Let this user read it, or run pgcheckout in another folder."
+        raise SetupError(f"{ENV_FILE} cannot be read: {error.strerror}.", remedy) from None
+    except UnicodeDecodeError:
+        raise SetupError(f"{ENV_FILE} is not text in UTF-8.", "Save it as such.") from None
     except ValidationError as error:
         lines = [_explain(problem["loc"], problem["msg"]) for problem in error.errors(include_input=False)]
         raise SetupError("; ".join(lines)) from None

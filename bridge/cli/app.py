@@ -12,7 +12,7 @@ from bridge import __version__
 from bridge.cli.operating import reconcile, refund, replay, verify
 from bridge.cli.reading import report, session, sessions
 from bridge.cli.running import demo, serve, work
-from bridge.cli.setting_up import doctor, migrate
+from bridge.cli.setting_up import doctor, init, migrate, types
 from bridge.errors import DatabaseUnavailable, PgcheckoutError
 from bridge.sharding.command import shard_move_command, shard_router_command
 from bridge.simulate.command import simulate_command
@@ -47,11 +47,18 @@ _add(
 _add(serve, "pgcheckout serve", "pgcheckout serve --host 0.0.0.0 --port 8000 --workers 4")
 _add(work, "pgcheckout work", "pgcheckout work --name worker-1 --metrics-port 9100")
 _add(
+    init,
+    "pgcheckout init",
+    "pgcheckout init --provider stripe --provider paypal",
+    "pgcheckout init systemd",
+)
+_add(
     migrate,
     "pgcheckout migrate",
     "pgcheckout migrate --database-url postgresql://postgres@127.0.0.1/postgres",
 )
 _add(doctor, "pgcheckout doctor", "pgcheckout doctor && pgcheckout serve")
+_add(types, "pgcheckout types > src/database.types.ts")
 _add(
     shard_router_command,
     f"pgcheckout shard-router {_SHARDS} > router.sql",

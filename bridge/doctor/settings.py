@@ -1,14 +1,17 @@
-"""What can be seen in the settings alone: names, addresses, secrets of providers, who is told."""
+"""What can be seen in the settings alone: names, their file, addresses, secrets of providers, who is told."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Iterator
 from difflib import get_close_matches
+from pathlib import Path
+
+from pydantic_settings import DotEnvSettingsSource
 
 from bridge.doctor.finding import Finding
 from bridge.providers import ADAPTERS, enabled_names, missing_settings
-from bridge.settings import Settings
+from bridge.settings import ENV_FILE, Settings
 
 __all__ = ["look_at_settings"]
 
@@ -19,6 +22,7 @@ _STRIPE_KEY = "Set PGCHECKOUT_STRIPE_SECRET_KEY to the one that starts with sk_ 
 def look_at_settings(settings: Settings) -> Iterator[Finding]:
     """Findings that need nobody's answer."""
     yield from _names()
+    yield from _file()
     yield from _addresses(settings)
     yield from _providers(settings)
     yield from _operator(settings)
@@ -26,11 +30,27 @@ def look_at_settings(settings: Settings) -> Iterator[Finding]:
 
 def _names() -> Iterator[Finding]:
     known = {f"PGCHECKOUT_{name.upper()}" for name in Settings.model_fields}
-    for name in sorted(os.environ):
+    written = {name.upper() for name in DotEnvSettingsSource(Settings).env_vars}
+    for name in sorted(written | set(os.environ)):
         if name.startswith("PGCHECKOUT_") and name not in known:
             meant = get_close_matches(name, known, 1)
-            remedy = f"Did you mean {meant[0]}?" if meant else f"Remove it: `unset {name}`."
+            remove = f"Remove it from {ENV_FILE}." if name in written else f"Remove it: `unset {name}`."
+            remedy = f"Did you mean {meant[0]}?" if meant else remove
             yield Finding("warning", "settings", f"{name} is not a setting.", remedy)
+
+
+def _file() -> Iterator[Finding]:
+    """Who can change it decides where money goes; who can read it has the secrets."""
+    file = Path(ENV_FILE)
+    if not file.is_file():
+        return
+    others = file.stat().st_mode & 0o006
+    if others & 0o002:
+        yield Finding("error", ENV_FILE, "Everybody on this machine can change it.", f"Run `chmod 600 {ENV_FILE}`.")
+    elif others:
+        yield Finding("warning", ENV_FILE, "Everybody on this machine can read it.", f"Run `chmod 600 {ENV_FILE}`.")
+    else:
+        yield Finding("ok", ENV_FILE, "is read, and the environment wins")
 
 
 def _addresses(settings: Settings) -> Iterator[Finding]:

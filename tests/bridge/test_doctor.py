@@ -13,6 +13,7 @@ import pytest
 from psycopg import sql
 
 from bridge.doctor import Finding, examine
+from bridge.doctor.settings import look_at_settings
 from bridge.local.postgres import SUPERUSER
 from bridge.settings import load_settings
 from tests.support.command import run
@@ -29,6 +30,11 @@ HEALTHY = {
     "stripe_webhook_secrets": "whsec_x",
     "operator_webhook": "https://hooks.example.com/T000/secret-of-the-hook",
 }
+
+
+@pytest.fixture(autouse=True)
+def _no_file_of_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)
@@ -74,6 +80,29 @@ def test_a_healthy_installation_has_no_findings(db: Database) -> None:
         "public_url", "success_url", "cancel_url", "stripe", "user tokens", "functions", "postgres", "migrations",
         "grants", "clock", "workers",
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("mode", "level", "said"),
+    [(0o600, "ok", "the environment wins"), (0o640, "ok", "wins"), (0o644, "warning", "read it"),
+     (0o646, "error", "change it"), (0o602, "error", "change it")],
+)  # fmt: skip
+def test_the_file_with_the_settings_is_nobody_elses(mode: int, level: str, said: str) -> None:
+    file = Path(".env")
+    file.touch()
+    file.chmod(mode)
+    finding = look()[".env"]
+    assert finding.level == level
+    assert said in finding.message
+
+
+def test_what_is_misspelt_in_the_file_is_told_with_what_was_meant() -> None:
+    Path(".env").write_text("PGCHECKOUT_SUCESS_URL=https://a.test\nPGCHECKOUT_ZZZZZZZZ=1\nOTHERS=1\n", "utf-8")
+    told = [finding for finding in look_at_settings(load_settings()) if finding.subject == "settings"]
+    assert [(finding.message, finding.remedy) for finding in told] == [
+        ("PGCHECKOUT_SUCESS_URL is not a setting.", "Did you mean PGCHECKOUT_SUCCESS_URL?"),
+        ("PGCHECKOUT_ZZZZZZZZ is not a setting.", "Remove it from .env."),
+    ]
 
 
 def test_a_database_that_was_never_migrated(empty_database: Database) -> None:

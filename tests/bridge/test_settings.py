@@ -59,6 +59,17 @@ def test_a_file_in_the_folder_is_read_and_the_environment_wins(environment: pyte
     assert (settings.default_provider, settings.jwt_audience) == ("sandbox", "environment")
 
 
+def test_a_file_that_cannot_be_read_stops_everything() -> None:
+    Path(".env").write_bytes(b"PGCHECKOUT_JWT_AUDIENCE=caf\xe9\n")
+    with pytest.raises(SetupError, match=r"\.env is not text in UTF-8"):
+        load_settings()
+
+    Path(".env").unlink()
+    Path(".env").symlink_to("/proc/self/mem")  # root, too, gets an error from it
+    with pytest.raises(SetupError, match=r"\.env cannot be read: Input/output error\."):
+        load_settings()
+
+
 def test_play_money_is_refused_in_production() -> None:
     message = refusal(SANDBOX_SECRET="play-secret")
     assert "PGCHECKOUT_SANDBOX_SECRET" in message

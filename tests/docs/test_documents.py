@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import typer
 
+from bridge.cli.app import app
 from bridge.init import shown
 from bridge.settings import Settings
 from tests.support.database import REPOSITORY, Database
@@ -27,6 +28,7 @@ _RUN_ELSEWHERE = {
     "make lint": ".ci/run",
     "make docs": ".ci/run",
     "make bench": "tests/tooling/test_bench.py runs the command behind it",
+    "python -m tests.bench.dashboard": "the same, with a smaller shop",
     "make demo": "tests/demo runs the command behind it, .ci/run the target with ONCE=1",
     "pip install pgcheckout": ".ci/run installs the wheel in an empty environment",
     "pgcheckout serve --host 0.0.0.0 --port 8000": "tests/bridge starts it on a free port",
@@ -91,13 +93,8 @@ def test_every_make_target_and_subcommand_named_exists() -> None:
     text = "\n".join(path.read_text("utf-8") for path in DOCUMENTS)
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
-    for command in sorted(set(re.findall(r"`pgcheckout ([a-z-]+)", text))):
-        done = subprocess.run(
-            [Path(sys.executable).with_name("pgcheckout"), *shlex.split(command), "--help"],
-            capture_output=True,
-            check=False,
-        )
-        assert done.returncode == 0, command
+    named = set(re.findall(r"`pgcheckout ([a-z][a-z-]+)", text))
+    assert named <= typer.main.get_group(app).commands.keys()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -33,6 +34,15 @@ def new_database(server: LocalPostgres) -> Iterator[NewDatabase]:
     with psycopg.connect(server.url(user=SUPERUSER), autocommit=True) as connection:
         for name in names:
             connection.execute(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+
+@pytest.fixture
+def uninstall() -> str:
+    """What docs/install.md has one run to be rid of pgcheckout."""
+    page = (REPOSITORY / "docs" / "install.md").read_text("utf-8")
+    blocks: list[str] = re.findall(r"^```sql\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
+    (script,) = [code for code in blocks if "drop schema" in code]
+    return script
 
 
 @pytest.fixture

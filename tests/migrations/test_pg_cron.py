@@ -335,3 +335,9 @@ def test_where_pg_cron_cannot_even_be_installed_nothing_is_scheduled(new_databas
     migrate(url)
     with psycopg.connect(url) as connection:
         assert connection.execute("select payments.schedule_jobs(), to_regnamespace('cron')").fetchone() == (0, None)
+
+
+def test_uninstalling_leaves_no_job_of_ours(migrated: Database, uninstall: str) -> None:
+    migrated.sql("select cron.schedule('of-the-host', '0 0 * * *', 'select 1')")
+    migrated.sql(uninstall)
+    assert registered(migrated) == {"of-the-host": ("0 0 * * *", "select 1")}
