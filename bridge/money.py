@@ -14,7 +14,6 @@ _NO_MINOR_UNIT = frozenset(
     ("BIF", "CLP", "DJF", "GNF", "ISK", "JPY", "KMF", "KRW", "PYG", "RWF", "UGX", "VND", "VUV", "XAF", "XOF", "XPF")
 )
 _THREE_DIGITS = frozenset(("BHD", "IQD", "JOD", "KWD", "LYD", "OMR", "TND"))
-_WRITTEN = re.compile(r"[0-9]{1,13}(\.[0-9]{1,3})?")
 
 
 def exponent(currency: str) -> int:
@@ -34,10 +33,11 @@ def major_units(amount: int, currency: str) -> str:
 
 def minor_units(text: str, currency: str) -> int:
     """What a person wrote in a form, ``minor_units("2500.00", "NGN") == 250000``. Raises InvalidRequest."""
-    if not _WRITTEN.fullmatch(text.strip()) or not 0 < (amount := Decimal(text).scaleb(exponent(currency))) == int(
-        amount
-    ):
+    digits = exponent(currency)
+    found = re.fullmatch(rf"([0-9]{{1,13}})(?:\.([0-9]{{1,{digits}}}))?" if digits else "([0-9]{1,15})()", text.strip())
+    amount = int(found[1] + (found[2] or "").ljust(digits, "0")) if found else 0
+    if amount == 0:
         raise InvalidRequest(
             f"amount: is not an amount of {currency}.", f"Write it like {major_units(1000, currency)}, more than zero."
         )
-    return int(amount)
+    return amount

@@ -22,6 +22,7 @@ _FIELDS = {
     "notification": ("email", "occurrence", "tries", "error"),
     "alert": ("detail", "closed_at"),
 }
+_TIMES = ("closed_at", "completed_at", "expires_at")
 _UNREMARKABLE = (None, "", 0, 1)  # one delivery, one try
 _FACTS = (
     "status", "fulfilment_status", "review_reason", "email", "user_id", "product_id", "subject", "provider",
@@ -33,7 +34,7 @@ def facts_of(session: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Name and value of what a session is now, from the detail of its moment of kind ``session``."""
     for name in _FACTS:
         if name in session:
-            yield name.replace("_", " "), without_addresses(_shown(session[name]))
+            yield name.replace("_", " "), _shown(name, session[name])
     yield "amount", ", ".join(_amounts(session))
 
 
@@ -57,7 +58,7 @@ def details_of(moment: Moment) -> list[str]:
     """What else is worth saying."""
     detail = moment.detail
     return [
-        f"{name.replace('_', ' ')} {without_addresses(_shown(detail[name]))}"
+        f"{name.replace('_', ' ')} {_shown(name, detail[name])}"
         for name in _FIELDS.get(moment.kind, ())
         if detail.get(name) not in _UNREMARKABLE and str(detail[name]) not in moment.title.split()
     ]
@@ -77,9 +78,6 @@ def time_of(text: str) -> datetime:
     return datetime.fromisoformat(text).astimezone(UTC)
 
 
-def _shown(value: object) -> str:
-    """A value for people; times without fractions."""
-    text = str(value)
-    if len(text) >= 19 and text[4:5] == "-" and text[10:11] == "T":
-        return f"{time_of(text):%Y-%m-%d %H:%M:%S}"
-    return text
+def _shown(name: str, value: object) -> str:
+    """A field for people; times without fractions. What strangers wrote may look like anything."""
+    return f"{time_of(str(value)):%Y-%m-%d %H:%M:%S}" if name in _TIMES else without_addresses(str(value))

@@ -27,9 +27,7 @@ begin
     where s.review_reason is null
         and (s.status = 'refunded' and s.fulfilment_status <> 'reversed'
             or s.status in ('completed', 'partially_refunded') and s.fulfilment_status = 'reversed')
-        and not exists ( -- a person has decided
-            select from payments.session_events as e where e.session_id = s.id and e.reason = 'reviewed'
-        )
+        and not payments.was_reviewed(s.id, 'reversal_failed')
     union all
     select 'documents_add_up_to_what_was_kept', s.id::text, format('%s kept', s.amount - s.refunded_amount)
     from public.payment_checkout_sessions as s

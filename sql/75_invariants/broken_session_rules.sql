@@ -33,13 +33,13 @@ begin
         and (c.amount < s.amount or c.currency <> s.currency)
         and s.review_reason is null
         and s.status <> 'refunded'
+        and not payments.was_reviewed(s.id, 'amount_mismatch')
+        and not payments.was_reviewed(s.id, 'currency_mismatch')
     union all
     select 'money_without_goods_is_in_review', s.id::text, s.fulfilment_status
     from public.payment_checkout_sessions as s
     where s.completed_at is not null and s.fulfilment_status in ('none', 'failed') and s.review_reason is null
-        and not exists ( -- a person has decided
-            select from payments.session_events as e where e.session_id = s.id and e.reason = 'reviewed'
-        )
+        and not payments.was_reviewed(s.id, 'fulfilment_failed')
     union all
     select 'unsettled_money_was_flagged', c.session_id::text, c.disposition
     from payments.captures as c

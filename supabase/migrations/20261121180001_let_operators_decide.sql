@@ -167,6 +167,27 @@ comment on function public.retry_notification(bigint) is
 revoke all on function public.retry_notification(bigint) from public, anon, authenticated, service_role;
 grant execute on function public.retry_notification(bigint) to service_role;
 
+create function payments.was_reviewed(p_session_id uuid, p_reason text)
+returns boolean
+language plpgsql
+stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    return exists (
+        select from payments.session_events as e
+        where e.session_id = p_session_id
+            and e.reason = 'reviewed'
+            and p_reason = any(string_to_array(split_part(e.detail, ': ', 1), ', '))
+    );
+end;
+$$;
+
+comment on function payments.was_reviewed(uuid, text) is
+'Whether a person has closed a review of the session that had this reason, and so decided that it may stay as it is.';
+
+revoke all on function payments.was_reviewed(uuid, text) from public, anon, authenticated, service_role;
+
 create or replace function payments.broken_session_rules()
 returns table (invariant text, subject text, detail text)
 language plpgsql
@@ -202,13 +223,13 @@ begin
         and (c.amount < s.amount or c.currency <> s.currency)
         and s.review_reason is null
         and s.status <> 'refunded'
+        and not payments.was_reviewed(s.id, 'amount_mismatch')
+        and not payments.was_reviewed(s.id, 'currency_mismatch')
     union all
     select 'money_without_goods_is_in_review', s.id::text, s.fulfilment_status
     from public.payment_checkout_sessions as s
     where s.completed_at is not null and s.fulfilment_status in ('none', 'failed') and s.review_reason is null
-        and not exists ( -- a person has decided
-            select from payments.session_events as e where e.session_id = s.id and e.reason = 'reviewed'
-        )
+        and not payments.was_reviewed(s.id, 'fulfilment_failed')
     union all
     select 'unsettled_money_was_flagged', c.session_id::text, c.disposition
     from payments.captures as c
@@ -260,9 +281,7 @@ begin
     where s.review_reason is null
         and (s.status = 'refunded' and s.fulfilment_status <> 'reversed'
             or s.status in ('completed', 'partially_refunded') and s.fulfilment_status = 'reversed')
-        and not exists ( -- a person has decided
-            select from payments.session_events as e where e.session_id = s.id and e.reason = 'reviewed'
-        )
+        and not payments.was_reviewed(s.id, 'reversal_failed')
     union all
     select 'documents_add_up_to_what_was_kept', s.id::text, format('%s kept', s.amount - s.refunded_amount)
     from public.payment_checkout_sessions as s

@@ -31,6 +31,8 @@ def test_a_stranger_is_sent_to_sign_in_and_then_on(stranger: Operator) -> None:
 
 def test_every_route_but_those_of_signing_in_asks_who_it_is(stranger: Operator) -> None:
     for route in (*pages.router.routes, *acts.router.routes):
+        if route.path == "/dashboard/":  # type: ignore[attr-defined]
+            continue  # leads to the page without a slash
         path = re.sub(r"\{\w+(:path)?\}", "01a1ee87-3200-7358-9d37-295cb5e9a207", route.path)  # type: ignore[attr-defined]
         (method,) = route.methods  # type: ignore[attr-defined]
         answer = stranger.http.request(method, path, data={"csrf": "x"} if method == "POST" else None)
@@ -156,6 +158,8 @@ def test_files_are_kept_by_their_digest(ann: Operator) -> None:
         answer = ann.http.get(file)
         assert answer.status_code == 200
         assert "immutable" in answer.headers["cache-control"]
+        other = ann.http.get(f"{file.split('?')[0]}?v=0123456789ab")  # another version's
+        assert other.headers["cache-control"] == "no-store"
     for name in ("../access.py", "..%2faccess.py", "nothing.js"):
         assert ann.http.get(f"/dashboard/static/{name}").status_code == 404
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from bridge.simulators.stripe import StripeSimulator
+from bridge.simulators.stripe import Fault, StripeSimulator
 from tests.cli.past import Past
 from tests.dashboard.conftest import Operator, text_of
 from tests.support.bridge import Bridge, StripeDesk
@@ -22,6 +24,17 @@ def notes(db: Database, session_id: object) -> list[tuple[str, str]]:
         session_id,
     )
     return [(row["reason"], row["detail"]) for row in rows]
+
+
+def rows_of(db: Database, session_id: str) -> list[tuple[int, str, str]]:
+    found = db.sql("select amount, status, reason from public.payment_refunds where session_id = %s", session_id)
+    return [(row["amount"], row["status"], row["reason"]) for row in found]
+
+
+def held_by(ann: Operator, page: str) -> dict[str, str]:
+    """What the refund form of a page holds, besides the amount."""
+    html = ann.get(page).text
+    return {name: re.findall(rf'name="{name}" value="(\w+)"', html)[0] for name in ("csrf", "seen")}
 
 
 @pytest.fixture
@@ -57,6 +70,18 @@ class TestRetry:
         assert said.count("P0001 The shelf is empty.") == 2
         assert "Tried again" not in ann.read(page)  # told once
 
+    def test_says_when_what_was_refunded_cannot_be_taken_back(self, ann: Operator, db: Database, sale: str) -> None:
+        handler = "update payments.fulfilment_handlers set reverse_function = %s where kind = 'credits'"
+        db.sql(handler, None)
+        service = db.as_service()
+        service.rpc("refund_checkout_session", p_session_id=sale, p_provider_refund_id="re_1", p_amount=500)
+        assert "reversal_failed" in db.session(sale)["review_reason"]
+        said = text_of(ann.send(f"/sessions/{sale}", f"/sessions/{sale}/retry").text)
+        assert "Not done. Tried again, and refused again" in said
+        db.sql(handler, "payments.reverse_credits")
+        said = text_of(ann.send(f"/sessions/{sale}", f"/sessions/{sale}/retry").text)
+        assert "Done. Tried again: reversed." in said
+
     def test_twice_at_once_delivers_once(self, ann: Operator, db: Database, past: Past) -> None:
         page = f"/sessions/{past.undelivered}"
         html = ann.get(page).text
@@ -72,25 +97,80 @@ class TestRefund:
     def test_gives_all_of_it_back(self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str) -> None:
         page = f"/sessions/{sale}"
         said = text_of(ann.send(page, f"{page}/refund", note="asked for it").text)
-        assert "Done. Stripe: succeeded." in said
+        assert "Done. 5.00 USD. Stripe: succeeded." in said
         assert given_back(db, stripe, sale) == [500]
         assert db.state(uuid.UUID(sale))[0] == "refunded"
-        assert notes(db, sale) == [("note", "Ann: refund 5.00 USD, asked for it")]
+        assert notes(db, sale) == [("note", "Ann: orders a refund of 5.00 USD, asked for it")]
+        assert rows_of(db, sale) == [(500, "succeeded", "asked for it")]
         assert "Give the money back" not in ann.read(page)
 
     def test_gives_a_part_back_once_however_often_it_is_sent(
         self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str
     ) -> None:
         page = f"/sessions/{sale}"
-        html = ann.get(page).text
-        held = {name: value for name in ("csrf", "key") for value in re.findall(rf'name="{name}" value="(\w+)"', html)}
-        for _ in range(3):
-            answer = ann.http.post(f"/dashboard{page}/refund", data=held | {"amount": "1.25"})
-            assert answer.status_code == 200
+        held = held_by(ann, page)
+        first, again = (ann.http.post(f"/dashboard{page}/refund", data=held | {"amount": "1.25"}) for _ in range(2))
+        assert (first.status_code, again.status_code) == (200, 409)
+        assert "Money was given back since you looked; nothing was sent now." in again.text
         assert given_back(db, stripe, sale) == [125]
         # another look at the page is another order
         ann.send(page, f"{page}/refund", amount="1.25")
         assert given_back(db, stripe, sale) == [125, 125]
+
+    def test_two_looks_at_a_slow_page_give_once(
+        self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str
+    ) -> None:
+        """The provider takes its time; meanwhile the page is opened again, and its form sent."""
+        page = f"/sessions/{sale}"
+        forms = [held_by(ann, page) | {"amount": "1.25"} for _ in range(2)]
+        stripe.faults.extend([Fault(latency=0.3)] * 6)
+        with ThreadPoolExecutor(2) as clicks:
+            codes = list(
+                clicks.map(lambda form: ann.http.post(f"/dashboard{page}/refund", data=form).status_code, forms)
+            )
+        assert sorted(codes) == [200, 409]
+        assert given_back(db, stripe, sale) == [125]
+
+    def test_a_corrected_amount_is_another_order(
+        self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str
+    ) -> None:
+        page = f"/sessions/{sale}"
+        held = held_by(ann, page)
+        codes = [
+            ann.http.post(f"/dashboard{page}/refund", data=held | {"amount": amount}).status_code
+            for amount in ("5.01", "5.00")
+        ]
+        assert codes == [422, 200]
+        assert given_back(db, stripe, sale) == [500]
+
+    def test_a_second_payment_is_not_given_back_from_here(
+        self, ann: Operator, db: Database, office: Bridge, sale: str
+    ) -> None:
+        """A refund would be of the first payment, and take the goods."""
+        db.apply(office.attempt(sale), provider_payment_id="pi_second")
+        said = ann.read("/reviews")
+        assert "duplicate payment" in said
+        assert "Give the second payment back at the provider" in said
+        assert "Give the money back" not in said
+
+    def test_of_what_was_overpaid_the_difference_is_proposed(
+        self, ann: Operator, db: Database, stripe: StripeSimulator
+    ) -> None:
+        session_id = db.new_session()
+        db.apply(db.open_attempt(session_id), amount=600)
+        html = ann.get("/reviews").text
+        assert 'name="amount" value="1.00"' in html
+        assert "of which 6.00 USD are left" in text_of(html)
+
+    def test_one_that_the_provider_failed_is_not_done(
+        self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str
+    ) -> None:
+        page = f"/sessions/{sale}"
+        failed = {"id": "re_failed", "object": "refund", "amount": 500, "status": "failed", "currency": "usd"}
+        # the question for the truth, then the order
+        stripe.faults.extend([Fault(), Fault(garbled=True, body=json.dumps(failed).encode())])
+        said = text_of(ann.send(page, f"{page}/refund").text)
+        assert "Not done. Stripe: failed." in said
 
     def test_of_a_wrong_amount_nothing_is_given(
         self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str
@@ -122,6 +202,14 @@ class TestRefund:
         assert "Give the money back" not in ann.read(f"/sessions/{past.open}")
         assert "Give the money back" not in ann.read(f"/sessions/{past.failed}")
 
+    def test_a_note_that_no_provider_takes_is_refused_before_anything_is_written(
+        self, ann: Operator, db: Database, sale: str
+    ) -> None:
+        before = db.everything()
+        answer = ann.send(f"/sessions/{sale}", f"/sessions/{sale}/refund", note="no\u00a0break")
+        assert (answer.status_code, "note: " in answer.text) == (422, True)
+        assert db.everything() == before
+
 
 class TestDismiss:
     def test_closes_the_review_with_a_word(self, ann: Operator, db: Database, past: Past) -> None:
@@ -150,6 +238,50 @@ class TestAsk:
         said = text_of(ann.send(page, f"{page}/ask").text)
         assert "Done. The provider was asked: the session is completed." in said
         assert "completed fulfilled" in said
+
+    def test_hears_of_a_refund_that_nobody_told(
+        self, ann: Operator, db: Database, stripe: StripeSimulator, sale: str
+    ) -> None:
+        payment = db.session(sale)["provider_payment_id"]
+        stripe.refund(payment, 200)
+        page = f"/sessions/{sale}"
+        assert "the session is partially_refunded" in text_of(ann.send(page, f"{page}/ask").text)
+        assert notes(db, sale) == [("note", "Ann: ask the provider")]
+
+    def test_says_when_its_provider_is_not_turned_on(self, ann: Operator, db: Database) -> None:
+        session_id = db.new_session(p_provider="hypay", p_currency="ILS")
+        db.open_attempt(session_id)
+        page = f"/sessions/{session_id}"
+        answer = ann.send(page, f"{page}/ask")
+        assert (answer.status_code, "hypay" in answer.text) == (422, True)
+
+    def test_is_not_offered_where_no_page_was_opened(self, ann: Operator, past: Past) -> None:
+        assert "Ask the provider" not in ann.read(f"/sessions/{past.open}")
+        assert "Ask the provider" in ann.read(f"/sessions/{past.failed}")
+
+
+def test_a_form_leads_nowhere_but_into_the_dashboard(ann: Operator, db: Database, past: Past) -> None:
+    db.break_fulfilment("credits")
+    ann.http.follow_redirects = False
+    for back in ("https://evil.test/", "//evil.test", "/healthz"):
+        answer = ann.send("/reviews", f"/sessions/{past.undelivered}/retry", back=back)
+        assert answer.headers["location"] == "/dashboard"
+
+
+def test_of_a_form_that_was_sent_after_the_visit_nothing_is_done(ann: Operator, db: Database, past: Past) -> None:
+    before = db.everything()
+    ann.http.cookies.clear()
+    answer = ann.http.post(f"/dashboard/sessions/{past.undelivered}/retry", data={"csrf": "old"})
+    assert "You were signed out. Nothing was done" in answer.text
+    assert f'name="wanted" value="/dashboard/sessions/{past.undelivered}"' in answer.text
+    assert db.everything() == before
+
+
+def test_a_refusal_leads_back_to_the_page(ann: Operator, past: Past) -> None:
+    page = f"/sessions/{past.undelivered}"
+    answer = ann.send(page, f"{page}/dismiss", note="x", reasons="overpaid")
+    assert f'href="/dashboard{page}"' in answer.text
+    assert "Sign out Ann" in answer.text
 
 
 def test_a_note_stands_in_the_story(ann: Operator, past: Past) -> None:
@@ -187,6 +319,22 @@ class TestReplay:
         assert "Not done. 1 of 2 applied. evt_odd:" in said
         assert dead["event"] not in ann.read("/dead-letters")
 
+    def test_what_is_not_ours_is_not_called_applied(self, ann: Operator, db: Database, stripe: StripeSimulator) -> None:
+        event = stripe.event("customer.created", {"id": "cus_1", "object": "customer"})
+        db.as_service().rpc(
+            "record_webhook_failure", p_provider="stripe", p_error="x", p_retryable=False,
+            p_event={"id": event["id"], "type": event["type"], "payload": event},
+        )  # fmt: skip
+        said = text_of(ann.send("/dead-letters", "/dead-letters/replay").text)
+        assert f"Not done. 0 of 1 applied. {event['id']}: ignored" in said
+
+    def test_what_waits_no_more(self, ann: Operator, dead: dict[str, Any]) -> None:
+        (csrf, *_) = re.findall(r'name="csrf" value="(\w+)"', ann.get("/dead-letters").text)
+        data = {"csrf": csrf, "provider": "stripe", "event": dead["event"]}
+        said = [text_of(ann.http.post("/dashboard/dead-letters/replay", data=data).text) for _ in range(2)]
+        assert "1 of 1 applied" in said[0]
+        assert "It waits no more." in said[1]
+
     def test_a_dead_one_that_needs_nothing_more_goes_with_a_word(
         self, ann: Operator, db: Database, dead: dict[str, Any]
     ) -> None:
@@ -208,7 +356,7 @@ class TestLetters:
         )  # fmt: skip
         return number
 
-    def test_one_that_was_given_up_is_sent_again(self, ann: Operator, db: Database, given_up: int) -> None:
+    def test_one_that_was_given_up_is_sent_again(self, ann: Operator, db: Database, past: Past, given_up: int) -> None:
         assert "receipt a***@example.test" in ann.read("/dead-letters")
         assert "a***@example.test is unknown" in ann.read("/dead-letters")
         said = text_of(ann.send("/dead-letters", "/dead-letters/send").text)
@@ -216,6 +364,7 @@ class TestLetters:
         assert "Letters that were given up None." in said
         claimed = {letter["id"]: letter["tries"] for letter in db.as_service().rpc("claim_notifications")}
         assert claimed[given_up] == 1
+        assert notes(db, past.refunded) == [("note", "Ann: send the receipt again")]
 
     def test_only_one_that_was_given_up(self, ann: Operator, db: Database, given_up: int) -> None:
         html = ann.get("/dead-letters").text

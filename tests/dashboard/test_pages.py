@@ -4,16 +4,26 @@ from __future__ import annotations
 
 import re
 import uuid
+from datetime import datetime, timedelta, tzinfo
 from pathlib import Path
 
 import pytest
 
+from bridge.api.dashboard import pages
 from bridge.api.dashboard.reasons import REASONS
 from bridge.report import recent
 from tests.cli.past import Past, day
-from tests.dashboard.conftest import TOKEN, Operator
+from tests.dashboard.conftest import TOKEN, Operator, text_of
 from tests.support.bridge import running_bridge, wait_until
 from tests.support.database import REPOSITORY, Database
+
+
+class Tomorrow(datetime):
+    """A clock that is a day ahead."""
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> datetime:  # type: ignore[override]
+        return datetime.now(tz) + timedelta(days=1)
 
 
 def test_an_empty_shop_has_a_dashboard_too(ann: Operator) -> None:
@@ -86,6 +96,33 @@ def test_the_report_is_made_anew_when_it_is_old(db: Database, past: Past, monkey
         assert "Created 8" in bob.read()
         monkeypatch.setattr(recent, "REST", 0)
         assert "Created 9" in bob.read()
+
+
+def test_a_report_that_cannot_be_made_is_not_tried_all_the_time(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "REST", 1e9)
+    db.sql("alter function payments.report_lines rename to report_lines_away")
+    with running_bridge(db, admin_token=TOKEN) as bridge:
+        bob = Operator(bridge.http)
+        bob.sign_in()
+        wait_until(lambda: "could not be counted" in bob.read())
+        asked = bridge.http.get("/metrics").text.count('function="payment_report"')
+        db.sql("alter function payments.report_lines_away rename to report_lines")
+        assert "could not be counted" in bob.read()
+        assert bridge.http.get("/metrics").text.count('function="payment_report"') == asked
+        monkeypatch.setattr(recent, "REST", 0)
+        wait_until(lambda: "could not be counted" not in bob.read())
+
+
+@pytest.mark.usefixtures("past")
+def test_yesterdays_figures_are_not_called_todays(db: Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(recent, "REST", 1e9)
+    with running_bridge(db, admin_token=TOKEN) as bridge:
+        bob = Operator(bridge.http)
+        bob.sign_in()
+        wait_until(lambda: "Today Created 2" in bob.read())
+        monkeypatch.setattr(pages, "datetime", Tomorrow)
+        assert "Today" not in bob.read()
+        assert f"{day(0)} Created 2" in bob.read()
 
 
 def test_sessions_newest_first_by_what_is_asked(ann: Operator, past: Past) -> None:
@@ -165,6 +202,35 @@ def test_what_strangers_wrote_is_text(ann: Operator, db: Database) -> None:
         assert evil not in answer.text
         assert "secret@example.test" not in answer.text
     assert "&lt;script&gt;" in ann.get("/dead-letters").text
+
+
+def test_a_subject_that_looks_like_a_time_is_a_subject(ann: Operator, db: Database) -> None:
+    session_id = db.new_session(p_subject="aaaa-bbbbbTccccccccc")
+    assert "aaaa-bbbbbTccccccccc" in ann.read(f"/sessions/{session_id}")
+
+
+def test_of_a_very_long_story_the_end_is_shown(ann: Operator, db: Database) -> None:
+    session_id = db.new_session()
+    for n in range(510):
+        db.as_service().rpc("add_session_note", p_session_id=session_id, p_note=f"number {n}.")
+    said = ann.read(f"/sessions/{session_id}")
+    assert "11 earlier moments are not shown" in said
+    assert "number 509." in said
+    assert "number 9." not in said
+
+
+def test_older_reviews_are_on_the_next_page(ann: Operator, db: Database) -> None:
+    buyer = db.new_user("buyer@example.test")
+    for n in range(21):
+        db.new_session(buyer, p_subject=f"number {n}", p_email="buyer@example.test")
+    db.sql("update public.payment_checkout_sessions set review_reason = 'odd_reason'")
+    html = ann.get("/reviews").text
+    older = re.search(r'href="/dashboard(/reviews\?before=[^"]+)"', html)
+    assert older
+    assert (html.count("<article"), ann.get(older[1]).text.count("<article")) == (20, 1)
+    assert "odd reason . To do: look at the session's story." in text_of(html)
+    assert "b***@example.test" in text_of(html)
+    assert "buyer@example.test" not in html + ann.get("/sessions").text
 
 
 def test_every_reason_for_review_is_explained_as_in_the_docs(db: Database) -> None:

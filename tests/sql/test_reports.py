@@ -597,15 +597,15 @@ class TestRunbook:
             "record_webhook_failure", p_provider="stripe", p_error="payment_reused", p_retryable=False,
             p_event={"id": "evt_0000", "type": "t", "payload": {}},
         )  # fmt: skip
-        (row,) = self.run(db, "where e.status = 'dead'")
+        (row,) = self.run(db, "e.event_id, e.type, e.error")
         assert (row["event_id"], row["error"]) == ("evt_0000", "payment_reused")
-        self.run(db, "update payments.webhook_events")
-        assert self.run(db, "where e.status = 'dead'") == []
+        self.run(db, "close_webhook_failure")
+        assert self.run(db, "e.event_id, e.type, e.error") == []
         paid(db, db.new_user(), "credits_100", p_email="a@b.test")
         db.sql("update payments.settings set notification_tries = 1")
         (claimed,) = db.as_service().rpc("claim_notifications")
         db.as_service().rpc("finish_notification", p_id=claimed["id"], p_error="mailbox full")
-        assert [row["id"] for row in self.run(db, "tries = 0")] == [claimed["id"]]
+        assert [row["id"] for row in self.run(db, "retry_notification")] == [claimed["id"]]
         assert [row["id"] for row in db.as_service().rpc("claim_notifications")] == [claimed["id"]]
 
     def test_its_coupons_can_be_used_and_ended(self, db: Database) -> None:

@@ -122,3 +122,32 @@ def test_a_report_counts_how_far_buyers_came(db: Database) -> None:
     db.as_service().rpc("refund_checkout_session", p_session_id=fulfilled, p_provider_refund_id="re", p_amount=500)
     totals = db.as_service().rpc("payment_report", p_days=1)["totals"]
     assert [totals[step] for step in ("created", "opened", "completed", "fulfilled")] == [4, 3, 2, 1]
+
+
+def test_a_review_closed_for_one_thing_excuses_no_other(db: Database, overpaid: uuid.UUID) -> None:
+    db.as_service().rpc("close_review", p_session_id=overpaid, p_note="Ann: fulfilment_failed: is only a word here")
+    db.sql("update public.payment_checkout_sessions set fulfilment_status = 'none' where id = %s", overpaid)
+    assert [row["invariant"] for row in db.as_service().rpc("check_payment_invariants")] == [
+        "money_without_goods_is_in_review"
+    ]
+
+
+def test_money_of_the_wrong_size_that_a_person_accepts_breaks_no_guarantee(db: Database) -> None:
+    session_id = db.new_session()
+    attempt = db.open_attempt(session_id)
+    db.complete(session_id, p_provider_session_id=attempt["provider_session_id"])
+    db.apply(attempt, amount=300)
+    assert "amount_mismatch" in db.session(session_id)["review_reason"]
+    db.as_service().rpc("close_review", p_session_id=session_id, p_note="Ann: the rest came in cash")
+    assert db.as_service().rpc("check_payment_invariants") == []
+
+
+def test_a_dead_webhook_and_a_letter_wait_no_more(db: Database) -> None:
+    service = db.as_service()
+    for kind, again in (("dead", False), ("failed", True)):
+        event = {"id": kind, "type": "t", "payload": {"buyer": "x"}}
+        service.rpc("record_webhook_failure", p_provider="stripe", p_event=event, p_error="no", p_retryable=again)
+    with refused("PT404", "dead_letter_unknown"):  # its provider sends it again
+        service.rpc("close_webhook_failure", p_provider="stripe", p_event_id="failed", p_note="Ann: settled")
+    service.rpc("close_webhook_failure", p_provider="stripe", p_event_id="dead", p_note="Ann: settled")
+    assert [row["event_id"] for row in service.rpc("list_webhook_failures")] == ["failed"]

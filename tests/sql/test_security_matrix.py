@@ -199,6 +199,7 @@ payments.story_of_purchase                   -     -     -                  -
 payments.tell_refund                         -     -     -                  -
 payments.trouble_of_capture                  -     -     -                  -
 payments.wake_workers                        -     -     -                  -
+payments.was_reviewed                        -     -     -                  -
 payments.wrong_outcome_field                 -     -     -                  -
 payments.wrong_refund_field                  -     -     -                  -
 payments.yield_purchase                      -     -     -                  -

@@ -34,7 +34,9 @@ __all__ = [
     "flashed",
     "leave",
     "local",
+    "page_of",
     "sign_in_address",
+    "visit_of",
 ]
 
 HOME = "/dashboard"
@@ -45,11 +47,12 @@ _INSIDE = re.compile(rf"{HOME}(/[\w/-]*)?(\?[\w=&.-]*)?", re.ASCII)
 
 
 class SignInFirst(Exception):
-    """The visitor is not signed in; ``wanted`` is where they were going."""
+    """The visitor is not signed in; ``wanted`` is where they were going, ``lost`` whether a form is lost with it."""
 
-    def __init__(self, wanted: str) -> None:
+    def __init__(self, wanted: str, *, lost: bool) -> None:
         super().__init__(wanted)
         self.wanted = wanted
+        self.lost = lost
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +79,7 @@ def enter(settings: Settings, response: Response, token: str, name: str) -> None
     name = name.strip()
     if not 0 < len(name) <= 60 or not name.isprintable():
         raise InvalidRequest("name: must have 1 to 60 characters.", "It stands in the audit trail.")
-    check_token(f"Bearer {token.strip()}", expected, "admin")
+    check_token(f"Bearer {token}", expected, "admin")
     claims = {"sub": name, "jti": secrets.token_hex(16)}
     _set(settings, response, _VISIT, claims, _LASTS)
 
@@ -86,12 +89,28 @@ def leave(response: Response) -> None:
     response.delete_cookie(_VISIT, path=HOME)
 
 
-async def _visitor(request: Request, context: FromContext) -> Visit:
-    claims = _read(context.settings, request, _VISIT)
+def visit_of(settings: Settings, request: Request) -> Visit | None:
+    """Who is signed in. Raises NotSupported where the dashboard is closed."""
+    claims = _read(settings, request, _VISIT)
     if claims is None:
-        raise SignInFirst(local(f"{request.url.path}?{request.url.query}" if request.url.query else request.url.path))
-    csrf = hmac.digest(_key(context.settings), b"form " + claims["jti"].encode(), "sha256").hex()
+        return None
+    csrf = hmac.digest(_key(settings), b"form " + claims["jti"].encode(), "sha256").hex()
     return Visit(claims["sub"], csrf)
+
+
+def page_of(request: Request) -> str:
+    """The page that a request is about: of a form, the one that it stands on."""
+    path, query = request.url.path, request.url.query
+    if request.method == "POST":
+        return local(path.rpartition("/")[0])
+    return local(f"{path}?{query}" if query else path)
+
+
+async def _visitor(request: Request, context: FromContext) -> Visit:
+    visit = visit_of(context.settings, request)
+    if visit is None:
+        raise SignInFirst(page_of(request), lost=request.method == "POST")
+    return visit
 
 
 Visitor = Annotated[Visit, Depends(_visitor)]
@@ -108,7 +127,8 @@ Writer = Annotated[Visit, Depends(_writer)]
 
 def flash(settings: Settings, response: Response, level: str, text: str) -> None:
     """Let the next page say something, once."""
-    _set(settings, response, _FLASH, {"sub": text[:500], "level": level}, timedelta(minutes=1))
+    short = text.encode()[:1000].decode(errors="ignore")  # a cookie has 4096 bytes
+    _set(settings, response, _FLASH, {"sub": short, "level": level}, timedelta(minutes=1))
 
 
 def flashed(settings: Settings, request: Request, response: Response | None = None) -> Flash | None:
@@ -124,9 +144,9 @@ def local(wanted: str) -> str:
     return wanted if _INSIDE.fullmatch(wanted) else HOME
 
 
-def sign_in_address(wanted: str) -> str:
+def sign_in_address(first: SignInFirst) -> str:
     """The sign-in page that leads to where a visitor was going."""
-    return f"{HOME}/sign-in?next={quote(wanted, safe='')}"
+    return f"{HOME}/sign-in?next={quote(first.wanted, safe='')}{'&lost=1' if first.lost else ''}"
 
 
 def _key(settings: Settings) -> bytes:

@@ -3,6 +3,8 @@ became of it."""
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from typing import Annotated
 from uuid import UUID
 
@@ -12,17 +14,21 @@ from fastapi.responses import RedirectResponse
 from bridge.api.context import Context, FromContext
 from bridge.api.dashboard.access import HOME, Flash, Writer, flash, local
 from bridge.api.dashboard.html import PageRoute
-from bridge.errors import PgcheckoutError
-from bridge.money import minor_units
+from bridge.errors import DeadLetterUnknown, InvalidRequest, NotSupported, PgcheckoutError, ReviewChanged
+from bridge.money import display_amount, minor_units
 from bridge.rpc import Failure
+from bridge.values import Attempt
 
 __all__ = ["router"]
 
+log = logging.getLogger("pgcheckout")
 router = APIRouter(prefix=HOME, route_class=PageRoute, include_in_schema=False)
 
 _DEAD_LETTERS = f"{HOME}/dead-letters"
+_PAID = ("completed", "partially_refunded", "refunded")
+_GIVEN = ("pending", "succeeded")
 
-Note = Annotated[str, Form(max_length=400)]
+Note = Annotated[str, Form(min_length=1, max_length=400)]
 Back = Annotated[str, Form(max_length=500)]
 
 
@@ -31,11 +37,11 @@ async def retry(session_id: UUID, context: FromContext, visit: Writer, back: Bac
     """Deliver again, or take back again."""
     await context.rpc.add_session_note(session_id, f"{visit.name}: retry fulfilment")
     done = await context.rpc.retry_fulfilment(session_id)
-    if done.fulfilment_status == "failed":
-        return _tell_of(
-            context, session_id, back, Flash("failed", "Tried again, and refused again: see the last lines below.")
-        )
-    return _tell_of(context, session_id, back, Flash("done", f"Tried again: {done.fulfilment_status}."))
+    if done.fulfilment_status == "failed" or "reversal_failed" in (done.review_reason or ""):
+        said = Flash("failed", "Tried again, and refused again: the session's story says why.")
+    else:
+        said = Flash("done", f"Tried again: {done.fulfilment_status}.")
+    return _tell_of(context, session_id, back, said)
 
 
 @router.post("/sessions/{session_id}/refund")
@@ -45,16 +51,27 @@ async def refund(
     context: FromContext,
     visit: Writer,
     amount: Annotated[str, Form(max_length=30)],
-    key: Annotated[str, Form(min_length=16, max_length=64)],
-    note: Note = "",
+    seen: Annotated[int, Form(ge=0)],
+    note: Annotated[str, Form(max_length=200)] = "",
     back: Back = "",
 ) -> Response:
-    """Give money back through the provider. ``amount`` in major units; the same ``key`` gives it back once."""
+    """Give money back through the provider. ``amount`` in major units; ``seen``: how many refunds there were when the
+    operator looked. Raises ReviewChanged when there are others: what was given since may be what is meant now."""
+    _check_note(note)
     attempt = await context.rpc.find_checkout_attempt(session_id=session_id)
     wanted = minor_units(amount, attempt.currency)
-    await context.rpc.add_session_note(session_id, _signed(visit.name, f"refund {amount} {attempt.currency}", note))
-    done = await context.refunds.give(session_id, amount=wanted, reason=note or None, key=f"dashboard {key}")
-    return _tell_of(context, session_id, back, Flash("done" if done.status else "failed", done.message))
+    if attempt.refund_count != seen:
+        raise ReviewChanged(
+            "Money was given back since you looked; nothing was sent now.", "Look at the session again."
+        )
+    order = f"{visit.name}: orders a refund of {display_amount(wanted, attempt.currency)}"
+    await context.rpc.add_session_note(session_id, f"{order}, {note}" if note else order)
+    done = await context.refunds.give(session_id, amount=wanted, reason=note or None)
+    if done.status not in _GIVEN:
+        return _tell_of(context, session_id, back, Flash("failed", done.message))
+    return _tell_of(
+        context, session_id, back, Flash("done", f"{display_amount(done.amount, done.currency)}. {done.message}")
+    )
 
 
 @router.post("/sessions/{session_id}/dismiss")
@@ -64,7 +81,7 @@ async def dismiss(
     context: FromContext,
     visit: Writer,
     reasons: Annotated[str, Form(max_length=1000)],
-    note: Annotated[str, Form(min_length=1, max_length=400)],
+    note: Note,
     back: Back = "",
 ) -> Response:
     """Close a review of which nothing is left to do."""
@@ -73,9 +90,7 @@ async def dismiss(
 
 
 @router.post("/sessions/{session_id}/note")
-async def leave_note(
-    session_id: UUID, context: FromContext, visit: Writer, note: Annotated[str, Form(min_length=1, max_length=400)]
-) -> Response:
+async def leave_note(session_id: UUID, context: FromContext, visit: Writer, note: Note) -> Response:
     """Write into the audit trail."""
     await context.rpc.add_session_note(session_id, f"{visit.name}: {note}")
     return _tell_of(context, session_id, "", Flash("done", "The note is in the session's story."))
@@ -85,10 +100,21 @@ async def leave_note(
 async def ask(session_id: UUID, context: FromContext, visit: Writer, back: Back = "") -> Response:
     """Ask the provider now."""
     await context.rpc.add_session_note(session_id, f"{visit.name}: ask the provider")
-    known = await context.checkout.verify(None, "admin", session_id=session_id)
-    if not known.verified:
+    attempt = await context.rpc.find_checkout_attempt(session_id=session_id)
+    if not await _asked(context, attempt):
         return _tell_of(context, session_id, back, Flash("failed", "The provider cannot be asked about this session."))
-    return _tell_of(context, session_id, back, Flash("done", f"The provider was asked: the session is {known.status}."))
+    now = await context.rpc.find_checkout_attempt(session_id=session_id)
+    return _tell_of(context, session_id, back, Flash("done", f"The provider was asked: the session is {now.status}."))
+
+
+async def _asked(context: Context, attempt: Attempt) -> bool:
+    if attempt.status not in _PAID:
+        return (await context.checkout.verify(None, "admin", session_id=attempt.session_id)).verified
+    try:  # to buyers, what is paid is settled; an operator wants to hear of refunds
+        await context.checkout.ask(attempt, "admin")
+    except NotSupported:
+        return False
+    return True
 
 
 @router.post("/dead-letters/replay")
@@ -102,8 +128,22 @@ async def replay(
     failures = await context.rpc.list_webhook_failures(provider, event)
     said = [await _replayed(context, visit.name, failure) for failure in failures]
     applied = said.count("")
-    text = f"{applied} of {len(said)} applied. " + " ".join(filter(None, said[:5]))
+    text = f"{applied} of {len(said)} applied. {' '.join(filter(None, said[:5]))}" if said else "It waits no more."
     return _tell(context, _DEAD_LETTERS, Flash("done" if applied == len(said) else "failed", text.strip()))
+
+
+async def _replayed(context: Context, name: str, failure: Failure) -> str:
+    """Why a webhook was not applied this time; empty when it was, or had been."""
+    try:
+        handled = await context.news.replayed(failure.provider, failure.event)
+    except PgcheckoutError as error:
+        return f"{failure.event.id}: {error.message}"
+    if handled.result not in ("applied", "duplicate"):
+        return f"{failure.event.id}: {handled.result}, {handled.reason}."
+    if handled.applied and handled.applied.session_id:
+        note = f"{name}: replay {failure.provider} {failure.event.id}"
+        await _try_to_note(context, handled.applied.session_id, note[:500])
+    return ""
 
 
 @router.post("/dead-letters/close")
@@ -112,7 +152,7 @@ async def close_webhook(
     visit: Writer,
     provider: Annotated[str, Form(max_length=64)],
     event: Annotated[str, Form(max_length=300)],
-    note: Annotated[str, Form(min_length=1, max_length=400)],
+    note: Note,
 ) -> Response:
     """A dead webhook of which nothing is left to do."""
     await context.rpc.close_webhook_failure(provider, event, f"{visit.name}: {note}")
@@ -120,28 +160,27 @@ async def close_webhook(
 
 
 @router.post("/dead-letters/send")
-async def send_letter(context: FromContext, _visit: Writer, number: Annotated[int, Form(ge=1)]) -> Response:
+async def send_letter(context: FromContext, visit: Writer, number: Annotated[int, Form(ge=1)]) -> Response:
     """Send a letter again that was given up."""
+    letters = {letter.number: letter for letter in await context.rpc.list_dead_notifications()}
+    if number not in letters:
+        raise DeadLetterUnknown("This letter waits no more.", "Look at the page again.")
     await context.rpc.retry_notification(number)
+    letter = letters[number]
+    await _try_to_note(context, letter.session_id, f"{visit.name}: send the {letter.kind} again")
     return _tell(context, _DEAD_LETTERS, Flash("done", "The letter is queued again."))
 
 
-async def _replayed(context: Context, name: str, failure: Failure) -> str:
-    """Why a webhook was not applied this time; empty when it was."""
-    try:
-        handled = await context.news.replayed(failure.provider, failure.event)
-        session_id = handled.applied.session_id if handled.applied else None
-        if session_id:
-            await context.rpc.add_session_note(
-                session_id, f"{name}: replay {failure.provider} {failure.event.id}"[:500]
-            )
-    except PgcheckoutError as error:
-        return f"{failure.event.id}: {error.message}"
-    return f"{failure.event.id}: {handled.reason}." if handled.result == "refused" else ""
+async def _try_to_note(context: Context, session_id: UUID, note: str) -> None:
+    """Note what is done already: that its session has gone, or the database away, does not undo it."""
+    with contextlib.suppress(PgcheckoutError):
+        await context.rpc.add_session_note(session_id, note)
 
 
-def _signed(name: str, act: str, note: str) -> str:
-    return f"{name}: {act}, {note}" if note else f"{name}: {act}"
+def _check_note(note: str) -> None:
+    """Before anything is written: providers take plain text only."""
+    if not note.isprintable():
+        raise InvalidRequest("note: contains a character that is not plain text.", "Type it instead of pasting it.")
 
 
 def _tell_of(context: Context, session_id: UUID, back: str, said: Flash) -> Response:

@@ -19,7 +19,7 @@ from starlette.exceptions import HTTPException
 
 from bridge import __version__
 from bridge.api.context import context_of
-from bridge.api.dashboard.access import HOME, SignInFirst, Visit, flashed, sign_in_address
+from bridge.api.dashboard.access import HOME, SignInFirst, Visit, flashed, page_of, sign_in_address, visit_of
 from bridge.errors import PgcheckoutError
 from bridge.money import display_amount, major_units
 from bridge.report.figures import age, minutes, percent
@@ -52,11 +52,12 @@ def page(request: Request, template: str, visit: Visit | None, /, status: int = 
     return response
 
 
-def static_file(name: str) -> Response:
-    """A file of ours; its address has its digest, so browsers may keep it. Raises HTTPException 404."""
+def static_file(name: str, digest: str) -> Response:
+    """A file of ours, which browsers may keep if it is the one that they asked for. Raises HTTPException 404."""
     if name not in _STATIC:
         raise HTTPException(404)
-    headers = {"Cache-Control": f"public, max-age={_YEAR}, immutable"}
+    # while versions change, a page of one may ask another for its files
+    headers = {"Cache-Control": f"public, max-age={_YEAR}, immutable"} if digest == _digest_of(name) else {}
     return Response(_bytes(name), media_type=_STATIC[name], headers=headers)
 
 
@@ -71,7 +72,7 @@ class PageRoute(APIRoute):
             try:
                 return await handle(request)
             except SignInFirst as visitor:
-                return RedirectResponse(sign_in_address(visitor.wanted), 303)
+                return RedirectResponse(sign_in_address(visitor), 303)
             except PgcheckoutError as error:
                 if error.status >= 500:
                     log.error("%s: %s", error.reason, error.message)  # noqa: TRY400 # no trace: it is ours
@@ -86,7 +87,10 @@ class PageRoute(APIRoute):
 
 
 def _problem(request: Request, status: int, message: str, hint: str = "") -> HTMLResponse:
-    return page(request, "problem.html", None, status, message=message, hint=hint)
+    settings = context_of(request).settings
+    visit = visit_of(settings, request) if settings.admin_token else None
+    back = page_of(request) if request.method == "POST" else HOME
+    return page(request, "problem.html", visit, status, message=message, hint=hint, back=back)
 
 
 @cache
@@ -95,7 +99,11 @@ def _bytes(name: str) -> bytes:
 
 
 def _address_of(name: str) -> str:
-    return f"{HOME}/static/{name}?v={hashlib.sha256(_bytes(name)).hexdigest()[:12]}"
+    return f"{HOME}/static/{name}?v={_digest_of(name)}"
+
+
+def _digest_of(name: str) -> str:
+    return hashlib.sha256(_bytes(name)).hexdigest()[:12]
 
 
 @cache

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, get_args
@@ -32,6 +31,7 @@ router = APIRouter(prefix=HOME, route_class=PageRoute, include_in_schema=False)
 
 _SOME = 50
 _REVIEWS = 20  # each is a card, and asks for its attempt
+_MOMENTS = 500  # of a story; a session with more has a provider that repeats itself
 _CHANGING = 5  # seconds after which a page asks again while its report is made
 
 Since = Literal["1", "7", "30", "90", ""]
@@ -45,15 +45,17 @@ async def show_overview(
     """How the shop is doing, and what waits."""
     if days not in PERIODS:
         raise InvalidRequest(f"days: must be one of {', '.join(map(str, PERIODS))}.")
-    health, figures = await asyncio.gather(context.rpc.payment_health(), context.reports.read(days))
+    health, recent = await asyncio.gather(context.rpc.payment_health(), context.reports.read(days))
+    figures = recent.figures
     return page(
-        request, "overview.html", visit, days=days, periods=PERIODS, figures=figures, health=health,
-        today=_today(figures), stale=stale_workers(health["heartbeats"]), again=_CHANGING,
+        request, "overview.html", visit, days=days, periods=PERIODS, figures=figures, failed=recent.failed,
+        health=health, funnel=_funnel(figures), today=datetime.now(UTC).date(),
+        stale=stale_workers(health["heartbeats"]), again=_CHANGING,
     )  # fmt: skip
 
 
-def _today(figures: Figures | None) -> Sequence[tuple[str, int]]:
-    """How far the buyers of today (UTC) came."""
+def _funnel(figures: Figures | None) -> Sequence[tuple[str, int]]:
+    """How far the buyers of the report's last day (UTC) came."""
     line = (figures.line(figures.until.date()) if figures else None) or {}
     return [
         (name, line.get(key, 0))
@@ -121,8 +123,8 @@ async def show_session(session_id: UUID, request: Request, context: FromContext,
     attempt = await _attempt(context, session_id) if known else None
     return page(
         request, "session.html", visit, session_id=str(session_id), known=known, story=_with_gaps(story),
-        can=_acts(known, attempt) if known else {}, advice=list(advice(known.get("review_reason") if known else None)),
-        key=secrets.token_hex(16),
+        earlier=max(len(story) - _MOMENTS, 0), can=_acts(known, attempt) if known else {},
+        advice=list(advice(known.get("review_reason") if known else None)),
     )  # fmt: skip
 
 
@@ -133,9 +135,7 @@ async def show_reviews(request: Request, context: FromContext, visit: Visitor, b
     reviews = []
     for session in found:
         attempt = await _attempt(context, UUID(session["session_id"]))
-        reviews.append(
-            (session, list(advice(session["review_reason"])), _acts(session, attempt), secrets.token_hex(16))
-        )
+        reviews.append((session, list(advice(session["review_reason"])), _acts(session, attempt)))
     return page(request, "reviews.html", visit, reviews=reviews, more=more)
 
 
@@ -144,6 +144,12 @@ async def show_dead_letters(request: Request, context: FromContext, visit: Visit
     """Genuine notifications that were not applied, and letters that were given up."""
     failures, letters = await asyncio.gather(context.rpc.list_webhook_failures(), context.rpc.list_dead_notifications())
     return page(request, "dead_letters.html", visit, failures=failures, letters=letters)
+
+
+@router.get("/")
+async def show_home() -> Response:
+    """The same with a slash."""
+    return RedirectResponse(HOME, 303)
 
 
 @router.get("/{rest:path}")
@@ -168,18 +174,33 @@ async def _attempt(context: Context, session_id: UUID) -> Attempt | None:
 
 
 def _acts(session: Mapping[str, Any], attempt: Attempt | None) -> Mapping[str, Any]:
-    """What can be done to a session: ``retry`` and ``ask``, whether; ``refund``, what is left in major units."""
+    """What can be done to a session: ``retry`` and ``ask``, whether; ``refund``, what is left of which payment, and how
+    much of it is proposed, in major units; ``elsewhere``: money to give back that only the provider's portal can."""
     reasons = (session.get("review_reason") or "").split(", ")
-    left = attempt.refundable_amount if attempt and attempt.provider_payment_id else 0
+    elsewhere = "duplicate_payment" in reasons
+    left = attempt.refundable_amount if attempt and attempt.provider_payment_id and not elsewhere else 0
     return {
         "retry": session["fulfilment_status"] == "failed" or "reversal_failed" in reasons,
-        "ask": attempt is not None and attempt.provider != "none",
-        "refund": major_units(left, session["currency"]) if left else None,
+        "ask": attempt is not None and attempt.reference is not None,
+        "refund": _refund(session, attempt, left) if attempt and left else None,
+        "elsewhere": elsewhere,
         "review": session.get("review_reason"),
+    }
+
+
+def _refund(session: Mapping[str, Any], attempt: Attempt, left: int) -> Mapping[str, Any]:
+    too_much = left - (session["amount"] - session["refunded_amount"])
+    overpaid = "overpaid" in (session.get("review_reason") or "") and too_much > 0
+    return {
+        "left": major_units(left, attempt.currency),
+        "proposed": major_units(too_much if overpaid else left, attempt.currency),
+        "payment": attempt.provider_payment_id,
+        "seen": attempt.refund_count,
     }
 
 
 def _with_gaps(story: Sequence[Moment]) -> list[tuple[Moment, timedelta]]:
     """Each moment, and how long after the one before it was."""
     befores = [story[0], *story[:-1]]
-    return [(moment, moment.at - before.at) for before, moment in zip(befores, story, strict=True)]
+    gaps = [(moment, moment.at - before.at) for before, moment in zip(befores, story, strict=True)]
+    return gaps[-_MOMENTS:]

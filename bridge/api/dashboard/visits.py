@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Form, Request, Response
@@ -14,6 +15,7 @@ from bridge.errors import NotSignedIn, NotSupported
 
 __all__ = ["router"]
 
+log = logging.getLogger("pgcheckout")
 router = APIRouter(prefix=HOME, route_class=PageRoute, include_in_schema=False)
 
 
@@ -22,7 +24,8 @@ async def show_sign_in(request: Request, context: FromContext) -> Response:
     """Ask for the admin token."""
     if context.settings.admin_token is None:
         raise NotSupported("The dashboard is closed.", "Set PGCHECKOUT_ADMIN_TOKEN to open it.")
-    return page(request, "sign_in.html", None, wanted=local(request.query_params.get("next", "")), problem="")
+    lost = "You were signed out. Nothing was done: sign in, and do it again." if "lost" in request.query_params else ""
+    return page(request, "sign_in.html", None, wanted=local(request.query_params.get("next", "")), problem=lost)
 
 
 @router.post("/sign-in")
@@ -38,6 +41,7 @@ async def sign_in(
     try:
         enter(context.settings, response, token, name)
     except NotSignedIn as error:
+        log.warning("a sign-in to the dashboard was refused")
         return page(request, "sign_in.html", None, 401, wanted=local(wanted), problem=error.message)
     return response
 
@@ -51,6 +55,6 @@ async def sign_out(_visit: Writer) -> Response:
 
 
 @router.get("/static/{name}")
-async def send_static_file(name: str) -> Response:
-    """Style and scripts."""
-    return static_file(name)
+async def send_static_file(name: str, v: str = "") -> Response:
+    """Style and scripts; ``v`` is the digest that a page asked for."""
+    return static_file(name, v)

@@ -286,6 +286,8 @@ class Acts:
                 "record_webhook_failure", p_provider=page.provider, p_error="timeout", p_retryable=True,
                 p_event={"id": event, "type": "paid", "payload": {}},
             )  # fmt: skip
+            closed = self.ask("close_webhook_failure", p_provider=page.provider, p_event_id=event, p_note="Ann: no")
+            assert closed == "dead_letter_unknown"  # it comes again
         self.told.append((page, payment, money, event))
         self.tell_money(page, payment, money, event)
 
@@ -385,6 +387,11 @@ class Acts:
         session = self.a_session(which)
         answer = self.ask("retry_fulfilment", p_session_id=session.id)
         self.agree(answer, session, "session_not_found" if session.gone else promised(self.model.retry, session))
+        # an operator looks, and closes nothing that was not seen
+        gone = "session_not_found" if session.gone else ""
+        assert (self.ask("add_session_note", p_session_id=session.id, p_note="Ann: looked") or "") == gone
+        closed = self.ask("close_review", p_session_id=session.id, p_note="Ann: settled", p_reasons="unseen")
+        assert closed == (gone or "review_changed")
 
     # money that goes back
 
@@ -492,6 +499,11 @@ class Acts:
             self.leases[number] = (self.model.now + 2 ** (tries - 1), tries)
             if works or tries >= 2:  # or dead
                 self.sent.add(number)
+        assert self.ask("retry_notification", p_id=0) == "dead_letter_unknown"
+        for dead in self.ask("list_dead_notifications", p_limit=1):
+            self.ask("retry_notification", p_id=dead["id"])
+            self.sent.remove(dead["id"])
+            del self.leases[dead["id"]]
 
     def ask_providers(self, result: str, *, finish: bool) -> None:
         by_hand = self.ask("list_unsettled_pages", p_since="-infinity")
