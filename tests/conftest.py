@@ -9,6 +9,7 @@ from typing import Any
 import psycopg
 import pytest
 import stamina
+from playwright.sync_api import Browser
 from psycopg import sql
 from pytest_postgresql import factories
 
@@ -16,6 +17,7 @@ from bridge.local.postgres import LOOK_ALIKE, SUPERUSER, LocalPostgres
 from bridge.migrations import migrate, seed_file
 from bridge.simulators.stripe import StripeSimulator
 from tests.support import log_scanner, parts
+from tests.support.browser import running_browser
 from tests.support.database import Database, apply_files
 
 SERVER = LocalPostgres(int(os.environ.get("PG", "18")))
@@ -84,6 +86,13 @@ def _retries_do_not_wait() -> Iterator[None]:
 def stripe_server() -> Iterator[StripeSimulator]:
     with StripeSimulator() as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def browser(server: LocalPostgres) -> Iterator[Browser]:
+    """Chromium, for tests that need it. Not for the whole run: its driver keeps an event loop."""
+    with running_browser(server) as browser:
+        yield browser
 
 
 @pytest.fixture

@@ -20,7 +20,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request,
 from bridge.local.postgres import SUPERUSER, LocalPostgres
 from bridge.migrations import migrate, seed_file
 from bridge.settings import Settings
-from tests.support.browser import PATIENCE_MS, running_browser, survey
+from tests.support.browser import PATIENCE_MS, survey
 from tests.support.database import REPOSITORY, Database, Row, apply_files
 from tests.support.example import PAGE, Example, running_example
 from tests.support.parts import NODE_MODULES
@@ -82,12 +82,6 @@ class Visit:
     def keys(self) -> list[str]:
         orders = [request for request in self.requests if urlsplit(request.url).path == "/checkout"]
         return [request.headers["idempotency-key"] for request in orders if request.method == "POST"]
-
-
-@pytest.fixture(scope="module")
-def browser(server: LocalPostgres) -> Iterator[Browser]:
-    with running_browser(server) as browser:
-        yield browser
 
 
 @pytest.fixture(scope="module")

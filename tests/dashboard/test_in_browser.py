@@ -8,23 +8,16 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from bridge.local.postgres import LocalPostgres
 from tests.cli.past import Past
 from tests.dashboard.conftest import TOKEN
 from tests.support.bridge import Bridge
-from tests.support.browser import PATIENCE_MS, running_browser, survey
+from tests.support.browser import PATIENCE_MS, survey
 from tests.support.database import Database
 
 pytestmark = pytest.mark.needs("chromium")
 
 PHONE = {"width": 375, "height": 667}
 Visit = Callable[..., Page]
-
-
-@pytest.fixture(scope="module")
-def browser(server: LocalPostgres) -> Iterator[Browser]:
-    with running_browser(server) as browser:
-        yield browser
 
 
 @pytest.fixture

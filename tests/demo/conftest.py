@@ -10,21 +10,14 @@ import pytest
 from playwright.sync_api import Browser
 
 from bridge.demo.stack import Stack, running_stack
-from bridge.local.postgres import LocalPostgres
 from tests.demo.shop import Shop
-from tests.support.browser import PATIENCE_MS, running_browser
+from tests.support.browser import PATIENCE_MS
 
 
 @pytest.fixture(scope="module")
 def stack() -> Iterator[Stack]:
     with running_stack(0) as running:
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser(server: LocalPostgres) -> Iterator[Browser]:
-    with running_browser(server) as browser:
-        yield browser
 
 
 @pytest.fixture
