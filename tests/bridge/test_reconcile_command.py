@@ -233,6 +233,8 @@ class TestBesideOthers:
             with subprocess.Popen(arguments(*commands[2]), env=settings, stderr=subprocess.DEVNULL) as worker:
                 for running in started:
                     running.result()
+                # before it beats, a signal finds a program that is still starting
+                wait_until(lambda: bridge.db.sql("select name from payments.heartbeats"), 30.0)
                 worker.send_signal(signal.SIGTERM)
                 assert worker.wait(20) == 0
         assert [bridge.db.balance(buyer.id) for buyer in buyers] == [100] * 8

@@ -233,10 +233,14 @@ async def everything_a_bridge_does(db: Database, login: str) -> set[str]:
         await rpc.retry_fulfilment(open_session)
     for letter in await rpc.claim_notifications(5):
         await rpc.finish_notification(letter.number, None)
+    db.sql("update payments.notifications set status = 'dead'")
+    for dead in await rpc.list_dead_notifications():
+        await rpc.retry_notification(dead.number)
     await rpc.report_trouble("signature_failures", "stripe", 1)
     await rpc.watch_payments()
     for alert in await rpc.claim_alerts(5):
         await rpc.finish_alert(alert.number, None)
+    await rpc.close_webhook_failure("stripe", "evt_1", "not ours")
     await rpc.audit_payments()
     await rpc.payment_report(7)
     await rpc.payment_health()

@@ -337,6 +337,7 @@ def test_where_pg_cron_cannot_even_be_installed_nothing_is_scheduled(new_databas
         assert connection.execute("select payments.schedule_jobs(), to_regnamespace('cron')").fetchone() == (0, None)
 
 
+@pytest.mark.needs("pg_cron")
 def test_uninstalling_leaves_no_job_of_ours(migrated: Database, uninstall: str) -> None:
     migrated.sql("select cron.schedule('of-the-host', '0 0 * * *', 'select 1')")
     migrated.sql(uninstall)
