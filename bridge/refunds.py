@@ -16,6 +16,7 @@ from bridge.errors import (
     ProviderRefused,
     ProviderUnavailable,
     RefundInDoubt,
+    ReviewChanged,
 )
 from bridge.idempotency import digest, run_once
 from bridge.providers import Provider
@@ -58,17 +59,28 @@ class Refunds:
         self._checkout = checkout
 
     async def give(
-        self, session_id: UUID, *, amount: int | None = None, reason: str | None = None, key: str | None = None
+        self,
+        session_id: UUID,
+        *,
+        amount: int | None = None,
+        reason: str | None = None,
+        key: str | None = None,
+        seen: int | None = None,
     ) -> Refunded:
         """Give back ``amount`` minor units of a session's payment, or all that is left.
 
         The same order again (``key``, or else the same amount while no other refund was recorded meanwhile) gives
-        nothing back a second time. Raises SessionNotFound, NothingToRefund, InvalidRequest, ProviderUnknown,
-        NotSupported, ProviderError, RequestInProgress and IdempotencyConflict.
+        nothing back a second time. ``seen``: how many refunds there were when somebody looked; nothing is given when
+        there are others. Raises SessionNotFound, NothingToRefund, InvalidRequest, ProviderUnknown, NotSupported,
+        ProviderError, RequestInProgress, IdempotencyConflict and ReviewChanged.
         """
         if reason and not reason.isprintable():
             raise InvalidRequest("reason: contains a control character.", "Send plain text.")
         attempt = await self._rpc.find_checkout_attempt(session_id=session_id)
+        if seen is not None and attempt.refund_count != seen:
+            raise ReviewChanged(
+                "Money was given back since you looked; nothing was sent.", "Look at the session again."
+            )
         wanted = attempt.refundable_amount if amount is None else amount
         same_order = f"key {key}" if key else f"{wanted} after {attempt.refund_count}"
         name = f"{session_id}: {same_order}"

@@ -1,4 +1,4 @@
-"""Commands that set an installation up and look at it: init, migrate, doctor."""
+"""Commands that set an installation up and look at it: init, migrate, doctor, types."""
 
 from __future__ import annotations
 

@@ -87,10 +87,10 @@ def money(amounts: Mapping[str, int]) -> str:
 
 
 def age(seconds: float | None) -> str:
-    """How long something waits, for people; a dash for nothing."""
+    """A length of time for people, rounded down; a dash for none."""
     if seconds is None:
         return NONE
     for unit, size in (("d", 86_400), ("h", 3600), ("min", 60)):
-        if seconds >= 2 * size:
+        if seconds >= size:
             return f"{seconds // size:.0f} {unit}"
-    return f"{seconds:.0f} s"
+    return f"{seconds // 1:.0f} s"

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from bridge.money import display_amount
+from bridge.report.figures import age
 from bridge.report.text import without_addresses
 from bridge.rpc import Moment
 
@@ -66,11 +67,7 @@ def details_of(moment: Moment) -> list[str]:
 
 def after(gap: timedelta) -> str:
     """How long after the moment before; empty for no time at all."""
-    seconds = int(gap.total_seconds())
-    for unit, size in (("d", 86_400), ("h", 3600), ("min", 60), ("s", 1)):
-        if seconds >= size:
-            return f"+{seconds // size} {unit}"
-    return ""
+    return f"+{age(gap.total_seconds())}" if gap >= timedelta(seconds=1) else ""
 
 
 def time_of(text: str) -> datetime:

@@ -32,7 +32,7 @@ comment on column payments.notifications.due_at is
 -- Readers: claim_notifications, payment_health.
 create index notifications_due on payments.notifications (due_at) where status = 'queued';
 
--- Reader: payment_health.
+-- Readers: payment_health, list_dead_notifications.
 create index notifications_dead on payments.notifications (id) where status = 'dead';
 
 -- Reader: payment_report.

@@ -111,7 +111,7 @@ class TestRefund:
         held = held_by(ann, page)
         first, again = (ann.http.post(f"/dashboard{page}/refund", data=held | {"amount": "1.25"}) for _ in range(2))
         assert (first.status_code, again.status_code) == (200, 409)
-        assert "Money was given back since you looked; nothing was sent now." in again.text
+        assert "Money was given back since you looked; nothing was sent." in again.text
         assert given_back(db, stripe, sale) == [125]
         # another look at the page is another order
         ann.send(page, f"{page}/refund", amount="1.25")

@@ -216,6 +216,26 @@ def test_workers_get_what_is_due_on_every_shard_and_end_it_where_it_is(installat
     } == {0}
 
 
+def test_dead_letters_of_any_shard_are_dealt_with_where_they_are(installation: Installation) -> None:
+    service = installation.router.as_service()
+    session = installation.new_session(installation.new_user(3), p_email="buyer@example.test")
+    installation.router.complete(session, p_provider_payment_id=f"pi_{session}")
+    kill = "update payments.notifications set status = 'dead', finished_at = now() where session_id = %s"
+    installation.shards[3].sql(kill, session)
+    (letter,) = [row for row in service.rpc("list_dead_notifications") if row["session_id"] == session]
+    service.rpc("retry_notification", p_id=letter["id"])
+    assert session not in {row["session_id"] for row in service.rpc("list_dead_notifications")}
+    for number in range(8):  # on whichever shards they are kept
+        event = {"id": f"evt_dead_{number}", "type": "t", "payload": {}}
+        service.rpc("record_webhook_failure", p_provider="stripe", p_event=event, p_error="no", p_retryable=False)
+        service.rpc("close_webhook_failure", p_provider="stripe", p_event_id=event["id"], p_note="Ann: settled")
+    assert [row for row in service.rpc("list_webhook_failures") if row["event_id"].startswith("evt_dead_")] == []
+    with refused("PT404", "dead_letter_unknown"):
+        service.rpc("close_webhook_failure", p_provider="stripe", p_event_id="evt_dead_0", p_note="Ann: again")
+    service.rpc("add_session_note", p_session_id=session, p_note="Ann: called the buyer")
+    assert "note" in {row["title"] for row in service.rpc("checkout_session_story", p_session_id=session)}
+
+
 def test_reports_and_health_are_of_all_shards(installation: Installation) -> None:
     service = installation.router.as_service()
     before = service.rpc("payment_report")["totals"]["created"]

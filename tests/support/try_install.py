@@ -14,13 +14,12 @@ import re
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +30,8 @@ import jwt
 import psycopg
 
 from bridge.local.postgres import LocalPostgres
+from tests.support.bridge import wait_until
+from tests.support.processes import free_port
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PATIENCE_SECONDS = 20.0
@@ -117,8 +118,8 @@ def try_out(installed: Installation, postgres: LocalPostgres, database: str) -> 
     url = f"http://127.0.0.1:{port}"
     set_up(installed, database_url, url, jwt_secret)
     with installed.running("serve", "--port", str(port)), installed.running("work"):
-        wait_until(lambda: answers(f"{url}/readyz"))
-        wait_until(lambda: workers(database_url))
+        wait_until(lambda: answers(f"{url}/readyz"), PATIENCE_SECONDS)
+        wait_until(lambda: workers(database_url), PATIENCE_SECONDS)
         buy(database_url, url, jwt_secret)
         assert "warning" not in installed.run("doctor")
         assert "completed" in installed.run("sessions")
@@ -133,24 +134,11 @@ def workers(database_url: str) -> dict[str, int]:
     return dict(heartbeats)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def answers(url: str) -> bool:
     try:
         return httpx.get(url).status_code == 200
     except httpx.ConnectError:
         return False
-
-
-def wait_until(true: Callable[[], object]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not true():
-        assert time.monotonic() < deadline, "it takes too long"
-        time.sleep(0.1)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "enter",
     "flash",
     "flashed",
+    "forget_flash",
     "leave",
     "local",
     "page_of",
@@ -131,12 +132,15 @@ def flash(settings: Settings, response: Response, level: str, text: str) -> None
     _set(settings, response, _FLASH, {"sub": short, "level": level}, timedelta(minutes=1))
 
 
-def flashed(settings: Settings, request: Request, response: Response | None = None) -> Flash | None:
-    """What the form before has left; forgotten when the response is sent."""
+def flashed(settings: Settings, request: Request) -> Flash | None:
+    """What the form before has left to say."""
     claims = _read(settings, request, _FLASH)
-    if claims and response:
-        response.delete_cookie(_FLASH, path=HOME)
     return Flash(claims["level"], claims["sub"]) if claims else None
+
+
+def forget_flash(response: Response) -> None:
+    """It was said."""
+    response.delete_cookie(_FLASH, path=HOME)
 
 
 def local(wanted: str) -> str:

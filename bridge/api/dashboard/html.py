@@ -19,7 +19,16 @@ from starlette.exceptions import HTTPException
 
 from bridge import __version__
 from bridge.api.context import context_of
-from bridge.api.dashboard.access import HOME, SignInFirst, Visit, flashed, page_of, sign_in_address, visit_of
+from bridge.api.dashboard.access import (
+    HOME,
+    SignInFirst,
+    Visit,
+    flashed,
+    forget_flash,
+    page_of,
+    sign_in_address,
+    visit_of,
+)
 from bridge.errors import PgcheckoutError
 from bridge.money import display_amount, major_units
 from bridge.report.figures import age, minutes, percent
@@ -48,7 +57,7 @@ def page(request: Request, template: str, visit: Visit | None, /, status: int = 
     )  # fmt: skip
     response = HTMLResponse(text, status, _HEADERS)
     if said:
-        flashed(settings, request, response)
+        forget_flash(response)
     return response
 
 

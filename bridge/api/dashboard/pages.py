@@ -25,7 +25,7 @@ from bridge.report.recent import PERIODS
 from bridge.rpc import Moment, SessionFilter
 from bridge.values import Attempt, SessionStatus
 
-__all__ = ["HOME", "router"]
+__all__ = ["router"]
 
 router = APIRouter(prefix=HOME, route_class=PageRoute, include_in_schema=False)
 
