@@ -132,9 +132,14 @@ function element(tag, { text = "", onclick, ...attributes } = {}, ...children) {
   return made;
 }
 
+// ISO 4217, as pgcheckout counts: what a browser shows by custom (HUF without digits, say) would be another amount
+const NO_MINOR_UNIT = "BIF CLP DJF GNF ISK JPY KMF KRW PYG RWF UGX VND VUV XAF XOF XPF".split(" ");
+const THREE_DIGITS = "BHD IQD JOD KWD LYD OMR TND".split(" ");
+
 function money(amount, currency) {
-  const format = new Intl.NumberFormat("en", { style: "currency", currency });
-  return format.format(amount / 10 ** format.resolvedOptions().maximumFractionDigits);
+  const digits = NO_MINOR_UNIT.includes(currency) ? 0 : THREE_DIGITS.includes(currency) ? 3 : 2;
+  const style = { style: "currency", currency, minimumFractionDigits: digits, maximumFractionDigits: digits };
+  return new Intl.NumberFormat("en", style).format(amount / 10 ** digits);
 }
 
 function notice(box, tone, title, text) {

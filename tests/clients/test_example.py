@@ -9,7 +9,9 @@ import signal
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import product
 from pathlib import Path
+from string import ascii_uppercase
 from urllib.parse import urlsplit
 
 import httpx
@@ -19,6 +21,7 @@ from playwright.sync_api import Browser, ConsoleMessage, Locator, Page, Request,
 
 from bridge.local.postgres import SUPERUSER, LocalPostgres
 from bridge.migrations import migrate, seed_file
+from bridge.money import exponent
 from bridge.settings import Settings
 from tests.support.browser import PATIENCE_MS, survey
 from tests.support.database import REPOSITORY, Database, Row, apply_files
@@ -28,6 +31,8 @@ from tests.support.parts import NODE_MODULES
 pytestmark = pytest.mark.needs("chromium", "postgrest", "supabase_js")
 
 _READABLE = {"access-control-allow-origin": "*"}
+# whose minor unit is not a hundredth
+_ODD = {code: exponent(code) for code in map("".join, product(ascii_uppercase, repeat=3)) if exponent(code) != 2}
 _README = (REPOSITORY / "examples" / "README.md").read_text("utf-8")
 
 
@@ -153,6 +158,24 @@ def test_the_chosen_currency_is_the_one_that_is_paid(visitor: Visit, shop_db: Da
         "amount": 1900,
         "currency": "ILS",
     }
+
+
+def test_prices_have_the_digits_of_their_currency(visitor: Visit, shop_db: Database) -> None:
+    """Not those that browsers show by custom: they have none for forints, dinars of Iraq and pesos of Colombia."""
+    prices = {"HUF": (180_000, "HUF\u00a01,800.00"), "IQD": (6_500_000, "IQD\u00a06,500.000"), "JPY": (700, "¥700")}
+    insert = "insert into public.payment_prices (product_id, currency, amount) values ('credits_100', %s, %s)"
+    for currency, (amount, _) in prices.items():
+        shop_db.sql(insert, currency, amount)
+    try:
+        visitor.page.reload()
+        for currency, (_, shown) in prices.items():
+            visitor.page.get_by_label("Currency").select_option(currency)
+            expect(visitor.page.locator("#products .price").filter(has_text=shown)).to_have_count(1)
+    finally:
+        shop_db.sql("delete from public.payment_prices where currency = any(%s)", list(prices))
+    script = (REPOSITORY / "examples/shop/shop.js").read_text("utf-8")
+    none, three = re.findall(r'^const \w+ = "([A-Z ]+)"', script, re.MULTILINE)
+    assert dict.fromkeys(none.split(), 0) | dict.fromkeys(three.split(), 3) == _ODD
 
 
 def test_a_payment_on_its_way_is_asked_about_until_it_arrives(visitor: Visit) -> None:
