@@ -150,7 +150,7 @@ class TestRefund:
         db.apply(office.attempt(sale), provider_payment_id="pi_second")
         said = ann.read("/reviews")
         assert "duplicate payment" in said
-        assert "Give the second payment back at the provider" in said
+        assert "give the second one back in its provider's portal" in said
         assert "Give the money back" not in said
 
     def test_of_what_was_overpaid_the_difference_is_proposed(

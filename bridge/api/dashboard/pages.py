@@ -175,15 +175,15 @@ async def _attempt(context: Context, session_id: UUID) -> Attempt | None:
 
 def _acts(session: Mapping[str, Any], attempt: Attempt | None) -> Mapping[str, Any]:
     """What can be done to a session: ``retry`` and ``ask``, whether; ``refund``, what is left of which payment, and how
-    much of it is proposed, in major units; ``elsewhere``: money to give back that only the provider's portal can."""
+    much of it is proposed, in major units."""
     reasons = (session.get("review_reason") or "").split(", ")
-    elsewhere = "duplicate_payment" in reasons
-    left = attempt.refundable_amount if attempt and attempt.provider_payment_id and not elsewhere else 0
+    # of two payments it would be the wrong one
+    refundable = attempt and attempt.provider_payment_id and "duplicate_payment" not in reasons
+    left = attempt.refundable_amount if attempt and refundable else 0
     return {
         "retry": session["fulfilment_status"] == "failed" or "reversal_failed" in reasons,
         "ask": attempt is not None and attempt.reference is not None,
         "refund": _refund(session, attempt, left) if attempt and left else None,
-        "elsewhere": elsewhere,
         "review": session.get("review_reason"),
     }
 

@@ -9,7 +9,7 @@ __all__ = ["REASONS", "advice"]
 REASONS = {
     "duplicate_payment": (
         "a second, different payment came for a paid session",
-        "refund the second one; it fulfilled nothing",
+        "give the second one back in its provider's portal; pgcheckout refund gives back the first and takes the goods",
     ),
     "amount_mismatch": (
         "less money came than was due",
