@@ -20,12 +20,15 @@ declare
     v_draft public.payment_checkout_sessions;
     v_offer payments.offer;
 begin
-    perform payments.check_provider(p_provider);
-    v_draft.user_id := p_user_id;
+    select p_now + s.session_ttl into v_draft.expires_at from payments.settings as s where p_provider = any(s.providers);
+    if not found then
+        perform payments.refuse_provider(p_provider);
+    end if;
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
     if p_price is not null then
         perform payments.check_expected_price(p_price, v_offer);
     end if;
+    v_draft.user_id := p_user_id;
     -- who signed in by phone has the claim, but empty
     v_draft.email := coalesce(p_email, substring(
         auth.jwt() ->> 'email' from '^[^@[:space:][:cntrl:]]{1,160}@[^@[:space:][:cntrl:]]{1,159}$'
@@ -42,7 +45,6 @@ begin
     v_draft.amount := v_offer.amount;
     v_draft.coupon_id := v_offer.coupon_id;
     v_draft.metadata := coalesce(p_metadata, '{}');
-    select p_now + s.session_ttl into v_draft.expires_at from payments.settings as s;
     return v_draft;
 end;
 $$;

@@ -19,17 +19,22 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
     v_user_id uuid := payments.require_user(p_user_id);
-    v_fingerprint text := case when p_idempotency_key is not null then md5(jsonb_build_array(
-        p_plan, p_email, trim_scale(p_price), p_provider, upper(p_currency), p_coupon, p_subject, p_metadata
-    )::text) end;
+    v_fingerprint text;
     v_draft public.payment_checkout_sessions;
     v_open public.payment_checkout_sessions;
     v_id uuid;
 begin
-    perform payments.check_buyer_input(p_email, p_subject, p_idempotency_key, p_metadata);
-    v_id := payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now());
-    if v_id is not null then
-        return v_id;
+    if coalesce(p_email, p_subject, p_idempotency_key) is not null or p_metadata <> '{}' then
+        perform payments.check_buyer_input(p_email, p_subject, p_idempotency_key, p_metadata);
+    end if;
+    if p_idempotency_key is not null then
+        v_fingerprint := md5(jsonb_build_array(
+            p_plan, p_email, trim_scale(p_price), p_provider, upper(p_currency), p_coupon, p_subject, p_metadata
+        )::text);
+        v_id := payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now());
+        if v_id is not null then
+            return v_id;
+        end if;
     end if;
     v_draft := payments.draft_session(
         p_plan, v_user_id, p_email, p_price, p_provider, p_currency, p_coupon, p_subject, p_metadata, now()
@@ -45,26 +50,30 @@ begin
     perform payments.check_sale(v_draft);
     -- each round that does not return has seen another transaction make progress
     for v_round in 1..20 loop
-        select s.* into v_open
+        select
+            s.id, s.status, s.expires_at, s.provider, s.currency, s.amount, s.coupon_id, s.terms, s.email, s.idempotency_key
+        into
+            v_open.id, v_open.status, v_open.expires_at, v_open.provider, v_open.currency, v_open.amount, v_open.coupon_id,
+            v_open.terms, v_open.email, v_open.idempotency_key
         from public.payment_checkout_sessions as s
         where s.user_id = v_draft.user_id
             and s.product_id = v_draft.product_id
             and (s.subject = v_draft.subject or (s.subject is null and v_draft.subject is null))
             and s.status in ('pending', 'processing');
-        v_id := case
-            when found then payments.reuse_session(v_open, v_draft, now())
-            else payments.create_session(v_draft, now())
-        end;
-        v_id := coalesce(
-            v_id, payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now())
-        );
-        exit when v_id is not null;
+        if found then
+            v_id := payments.reuse_session(v_open, v_draft, now());
+        else
+            v_id := payments.create_session(v_draft, now());
+        end if;
+        if v_id is null and p_idempotency_key is not null then
+            v_id := payments.session_of_idempotency_key(v_user_id, p_idempotency_key, v_fingerprint, now());
+        end if;
+        if v_id is not null then
+            return v_id;
+        end if;
     end loop;
-    if v_id is null then
-        raise exception 'Too many changes to this purchase at once.'
-            using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
-    end if;
-    return v_id;
+    raise exception 'Too many changes to this purchase at once.'
+        using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
 end;
 $$;
 

@@ -15,7 +15,7 @@ begin
     where s.id = p_session_id
     for no key update;
     if not found then
-        return payments.session_by_id(p_session_id);
+        perform payments.refuse_unknown_session(p_session_id);
     end if;
     return v_session;
 end;

@@ -9,8 +9,7 @@ declare
 begin
     select s.* into v_session from public.payment_checkout_sessions as s where s.id = p_session_id;
     if not found then
-        raise exception 'There is no checkout session %.', coalesce(p_session_id::text, 'without an id')
-            using errcode = 'PT404', detail = 'session_not_found', hint = 'Check the session id or the reference.';
+        perform payments.refuse_unknown_session(p_session_id);
     end if;
     return v_session;
 end;

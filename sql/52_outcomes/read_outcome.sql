@@ -22,7 +22,7 @@ begin
             then 'status must be pending, processing, completed, failed, expired or cancelled'
         when v_outcome.source not in ('client', 'webhook', 'verify', 'return', 'reconcile', 'cron', 'admin')
             then 'source must be client, webhook, verify, return, reconcile, cron or admin'
-        when v_outcome.refunds <> '[]' and payments.wrong_refund_field(v_outcome.refunds) is not null
+        when v_outcome.refunds is not null and payments.wrong_refund_field(v_outcome.refunds) is not null
             then payments.wrong_refund_field(v_outcome.refunds)
         when v_outcome.status is null and not coalesce(v_outcome.disputed, false)
             and coalesce(jsonb_array_length(v_outcome.refunds), 0) = 0

@@ -14,17 +14,21 @@ as $$
 declare
     v_capture payments.captures := p_claim;
     v_session public.payment_checkout_sessions;
+    v_untouched boolean := exists (
+        select from public.payment_checkout_sessions as s
+        where s.id = p_claim.session_id and s.status = 'pending' and s.review_reason is null
+    );
 begin
-    v_session := payments.session_by_id(p_claim.session_id);
     -- recorded money has left its mark on the session: an untouched one needs no look before the lock
-    if (v_session.status <> 'pending' or v_session.review_reason is not null)
-        and payments.recognise_capture(p_claim, p_source, p_now)
-    then
+    if not v_untouched then
+        if payments.recognise_capture(p_claim, p_source, p_now) then
+            v_session := payments.session_by_id(p_claim.session_id);
+            return payments.session_answer(v_session, v_session.completed_at is not null);
+        end if;
         v_session := payments.session_by_id(p_claim.session_id);
-        return payments.session_answer(v_session, v_session.completed_at is not null);
-    end if;
-    if v_session.status in ('failed', 'expired', 'cancelled') then -- late money (yield_purchase)
-        perform payments.lock_purchase(v_session);
+        if v_session.status in ('failed', 'expired', 'cancelled') then -- late money (yield_purchase)
+            perform payments.lock_purchase(v_session);
+        end if;
     end if;
     v_session := payments.lock_session(p_claim.session_id);
     -- the look behind the lock: the winner of a race has committed by now
@@ -45,12 +49,14 @@ begin
         raise exception 'This payment is being recorded by another call.'
             using errcode = 'PT503', detail = 'try_again', hint = 'Send the same call again.';
     end if;
-    v_session := case v_capture.disposition
-        when 'settled' then payments.complete_session(v_session, v_capture, p_provider_customer_id, p_source, p_now)
+    case v_capture.disposition
+        when 'settled' then
+            v_session := payments.complete_session(v_session, v_capture, p_provider_customer_id, p_source, p_now);
         when 'duplicate' then
-            payments.flag_session(v_session, 'duplicate_payment', p_source, v_capture.paid_at, p_now)
-        else payments.refuse_capture(v_session, v_capture, p_source, p_now)
-    end;
+            v_session := payments.flag_session(v_session, 'duplicate_payment', p_source, v_capture.paid_at, p_now);
+        else
+            v_session := payments.refuse_capture(v_session, v_capture, p_source, p_now);
+    end case;
     -- a refund whose news overtook the payment's
     if exists (select from public.payment_refunds as r where r.session_id = v_session.id) then
         v_session := payments.settle_refunds(v_session, p_source, null, p_now);

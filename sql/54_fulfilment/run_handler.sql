@@ -14,10 +14,15 @@ declare
     v_answer jsonb;
     v_reason text;
 begin
-    if p_share is null then
-        execute format('select %s($1)', p_function) into v_answer using p_session;
-    else
+    if p_share is not null then
         execute format('select %s($1, $2)', p_function) into v_answer using p_session, p_share;
+    -- EXECUTE parses and plans anew each time: what is sold most does not wait for that
+    elsif p_function = 'payments.fulfil_credits' then
+        v_answer := payments.fulfil_credits(p_session);
+    elsif p_function = 'payments.fulfil_subscription' then
+        v_answer := payments.fulfil_subscription(p_session);
+    else
+        execute format('select %s($1)', p_function) into v_answer using p_session;
     end if;
     -- what a handler deferred must fail here, not at commit
     set constraints all immediate;

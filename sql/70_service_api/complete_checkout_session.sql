@@ -20,7 +20,13 @@ declare
     v_claim payments.captures;
 begin
     perform payments.require_service();
-    v_session := payments.session_by_id(p_session_id);
+    select s.id, s.provider, s.current_attempt, s.amount, s.currency
+    into v_session.id, v_session.provider, v_session.current_attempt, v_session.amount, v_session.currency
+    from public.payment_checkout_sessions as s
+    where s.id = p_session_id;
+    if not found then
+        perform payments.refuse_unknown_session(p_session_id);
+    end if;
     v_claim.provider := case when nullif(p_stripe_session_id, '') is null then v_session.provider else 'stripe' end;
     v_claim.provider_session_id := coalesce(nullif(p_provider_session_id, ''), nullif(p_stripe_session_id, ''));
     v_claim.provider_payment_id := coalesce(nullif(p_provider_payment_id, ''), v_claim.provider_session_id);

@@ -25,8 +25,7 @@ begin
         t.kind
     ), t.place, t.title;
     if not found then
-        raise exception 'There is no checkout session %.', coalesce(p_session_id::text, 'without an id')
-            using errcode = 'PT404', detail = 'session_not_found', hint = 'Check the session id or the reference.';
+        perform payments.refuse_unknown_session(p_session_id);
     end if;
 end;
 $$;

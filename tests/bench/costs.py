@@ -20,14 +20,17 @@ from tests.bench.scenarios import EVENT, SCENARIOS, Scenario
 
 __all__ = ["main"]
 
-MEASURED = ("floor", "naive create", "create", "reuse", "naive complete", "complete", "replay", "outcome")
+MEASURED = (
+    "floor", "naive create", "create", "reuse", "naive complete", "complete", "replay", "outcome", "rows of create",
+    "rows of complete", "rows of outcome",
+)  # fmt: skip
 SHOWN = 12
 
 _LOOP = "do $loop$ begin for i in {first}..{last} loop {call} commit; end loop; end $loop$"
 _FUNCTIONS = """
 select format('%%s.%%s', schemaname, funcname), self_time * 1000 / %(calls)s
 from pg_stat_user_functions
-where schemaname in ('payments', 'public') and calls > 0
+where schemaname in ('payments', 'public', 'rows') and calls > 0
 order by self_time desc
 limit %(shown)s
 """
@@ -62,13 +65,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         bench.watcher.execute("alter system set track_functions = 'pl'")
         bench.watcher.execute("select pg_reload_conf()")
         time.sleep(0.5)  # until it has arrived
-        bench.database.execute("call bench.add_users(1, %s)", (2 * calls,))
-        floor = 0.0
+        bench.database.execute("call bench.add_users(1, %s)", (calls,))
+        floor, first = 0.0, 1
         with psycopg.connect(bench.server.url("bench"), autocommit=True) as connection:
             connection.execute("set synchronous_commit = off")
             for scenario in (scenario for scenario in SCENARIOS if scenario.name in MEASURED):
-                # an outcome needs buyers who have not paid yet
-                first = calls + 1 if scenario.name == "outcome" else 1
+                if "next_first" in scenario.before:
+                    first += calls
                 cost = measure(bench, connection, scenario, first, calls)
                 floor = floor or cost
                 print(f"{scenario.name}: {cost:.0f} µs, {cost / floor:.1f} x floor")

@@ -1,8 +1,9 @@
 """The webhook path over HTTP against its floors: ``python -m tests.bench.http`` (needs wrk, ``apt-get install wrk``).
 
 A bridge with eight connections to a durable Postgres receives signed Stripe webhooks: as one process, as two, and on
-its other path, through PostgREST (``make parts``). Beside it, in the same rounds, a hello-world on the same server and
-pgbench of the same function. wrk keeps eight connections busy.
+its other path, through PostgREST (``make parts``). Beside it, in the same rounds, a hello-world on the same server,
+pgbench of the same function, and (where there is npm) the Stripe Sync Engine, which mirrors one object of Stripe per
+webhook and does nothing else. wrk keeps eight connections busy.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ from pathlib import Path
 
 import httpx
 
+from bridge.local.postgres import SUPERUSER
 from bridge.simulators.stripe_world import StripeWorld, sign
-from tests.bench.run import Bench
+from tests.bench.run import HERE, Bench
 from tests.bench.scenarios import SCENARIOS
 from tests.support import parts
 from tests.support.postgrest import SECRET, Keys, postgrest
@@ -43,6 +45,8 @@ ROWS = (
     ("0% duplicates, 2 workers", "2 workers", 0.0),
     ("0% duplicates, supabase-py over PostgREST", "over PostgREST", 0.0),
 )
+MIRROR = "Stripe Sync Engine"
+MIRROR_VERSION = "0.48.5"
 # sends the requests of a file, one after the other
 SCRIPT = """
 local requests, count, sent = {}, 0, 0
@@ -104,8 +108,8 @@ class Server:
             sys.exit(f"{path} was refused, or ran out of webhooks:\n{done}")
         return Load(
             float(re.findall(r"Requests/sec:\s+([\d.]+)", done)[0]),
-            re.findall(r"50%\s+(\S+)", done)[0],
-            re.findall(r"99%\s+(\S+)", done)[0],
+            re.findall(r"^ +50%\s+(\S+)", done, re.MULTILINE)[0],
+            re.findall(r"^ +99%\s+(\S+)", done, re.MULTILINE)[0],
             used / count * 1e6,
         )
 
@@ -140,25 +144,25 @@ def webhooks(world: StripeWorld, bench: Bench, first: int, duplicates: float) ->
         "select p.reference from bench.purchases as p where p.n between %s and %s order by p.n",
         (first, first + fresh - 1),
     ).fetchall()
-    lines = [_webhook(world, reference) for (reference,) in rows]
+    lines = [_webhook(world, reference, "checkout.session.completed") for (reference,) in rows]
     repeats = [lines[n % fresh] for n in range(WEBHOOKS - fresh)]
     # each duplicate comes some time after the first
     return sorted(lines + repeats, key=lambda line: hash(line) % fresh) if repeats else lines
 
 
-def _webhook(world: StripeWorld, reference: str) -> str:
+def _webhook(world: StripeWorld, reference: str, kind: str) -> str:
     named = {"pgcheckout_reference": reference}
     session = world.create_session({
         "line_items": {"0": {"price_data": {"unit_amount": "500", "currency": "usd"}}}, "success_url": "https://shop.test",
         "client_reference_id": reference, "metadata": named, "payment_intent_data": {"metadata": named},
     })  # fmt: skip
-    body = json.dumps(world.pay(session["id"])[-1])
+    body = json.dumps(next(event for event in world.pay(session["id"]) if event["type"] == kind))
     return f"{sign(body.encode(), world.webhook_secret)}\t{body}"
 
 
 @contextlib.contextmanager
 def servers(bench: Bench, world: StripeWorld) -> Iterator[dict[str, Server]]:
-    """hello-world and the bridges."""
+    """hello-world, the bridges, and the Stripe Sync Engine where it can be had."""
     account = {
         "PGCHECKOUT_STRIPE_SECRET_KEY": world.secret_key, "PGCHECKOUT_STRIPE_WEBHOOK_SECRETS": world.webhook_secret,
         "PGCHECKOUT_ENVIRONMENT": "development", "PGCHECKOUT_JWT_SECRET": "x" * 32,
@@ -182,6 +186,15 @@ def servers(bench: Bench, world: StripeWorld) -> Iterator[dict[str, Server]]:
             url = stack.enter_context(postgrest(binary, database, Keys(), pool=CONNECTIONS))
             way = account | {"PGCHECKOUT_SUPABASE_URL": url, "PGCHECKOUT_SUPABASE_SERVICE_KEY": SECRET}
             start("over PostgREST", 18083, [sys.executable, "-m", "tests.bench.over_postgrest", "18083"], way)
+        if shutil.which("npm"):
+            modules = stack.enter_context(tempfile.TemporaryDirectory())
+            package = f"@supabase/stripe-sync-engine@{MIRROR_VERSION}"
+            subprocess.run(["npm", "install", "--prefix", modules, "--ignore-scripts", "--silent", package], check=True)
+            settings = {
+                "DATABASE_URL": bench.server.url("bench", SUPERUSER), "WEBHOOK_SECRET": world.webhook_secret,
+                "MODULES": modules, "CONNECTIONS": str(CONNECTIONS), "NODE_ENV": "production",
+            }  # fmt: skip
+            start(MIRROR, 18084, ["node", str(HERE / "sync_engine.mjs"), "18084"], settings)
         yield started
 
 
@@ -201,6 +214,10 @@ class Rounds:
             if server in self._started:
                 lines = webhooks(self._world, self._bench, self._block(), duplicates)
                 loads[name] = self._started[server].load("/webhooks/stripe", lines)
+        if MIRROR in self._started:
+            first = self._block()
+            lines = [_webhook(self._world, f"n{first + n}", "payment_intent.succeeded") for n in range(WEBHOOKS)]
+            loads[MIRROR] = self._started[MIRROR].load("/webhooks", lines)
         return loads, self._pure()
 
     def _pure(self) -> float:
@@ -251,6 +268,10 @@ def main() -> None:
             print("\n".join(table(results, pure)), "\n")
             for name, server in started.items():
                 print(f"{name} starts in {server.seconds_to_start:.2f} s and holds {server.memory():.0f} MB.")
+            if MIRROR in results:
+                pairs = zip(results["webhook, 0% duplicates"], results[MIRROR], strict=True)
+                ratio = statistics.median(ours.per_second / theirs.per_second for ours, theirs in pairs)
+                print(f"A webhook of the bridge for {1 / ratio:.2f} of the Stripe Sync Engine {MIRROR_VERSION}.")
             print(f"Load average meanwhile: {os.getloadavg()[1]:.1f}.")
     finally:
         bench.close()

@@ -70,7 +70,7 @@ class Bench:
         self.watcher.execute(seed_file().read_bytes())
         self.watcher.execute("grant usage on schema auth to postgres; grant all on auth.users to postgres")
         self.watcher.execute("grant create on database bench to postgres")
-        for file in ("floor", "naive", "stage"):
+        for file in ("floor", "naive", "stage", "rows"):
             self.database.execute((HERE / f"{file}.sql").read_bytes())
         self._next = 1
 

@@ -100,5 +100,21 @@ SCENARIOS = (
         before="call bench.add_users({next_first}, {next_last}); call bench.add_due({next_first}, {next_last});",
         at_once=True,
     ),
+    Scenario(
+        "rows of create",
+        f"select rows.create_session({_USER});",
+        before="call bench.add_users({next_first}, {next_last});",
+    ),
+    Scenario(
+        "rows of complete",
+        f"select rows.complete_session({_SESSION}, 'pi_' || :n);",
+        before="call bench.add_users({next_first}, {next_last}); call bench.collect({next_first}, {next_last});",
+    ),
+    Scenario(
+        "rows of outcome",
+        f"select rows.apply_outcome({_REFERENCE}, 'pi_' || :n, {_NEWS.format(about='paid')});",
+        before="call bench.add_users({next_first}, {next_last}); call bench.collect({next_first}, {next_last});"
+        " call bench.open_pages({next_first}, {next_last});",
+    ),
     Scenario("report", "select public.payment_report(7);", calls=1),
 )

@@ -99,7 +99,6 @@ payments.check_group_metadata                -     -     -                  -
 payments.check_limit                         -     -     -                  -
 payments.check_not_a_member                  -     -     -                  -
 payments.check_note                          -     -     -                  -
-payments.check_provider                      -     -     -                  -
 payments.check_sale                          -     -     -                  -
 payments.claim_of_outcome                    -     -     -                  -
 payments.clock_time                          -     -     -                  -
@@ -129,7 +128,6 @@ payments.give_back_coupon_places             -     -     -                  -
 payments.group_of_session                    -     -     -                  -
 payments.guard_session                -     -     -                  -
 payments.hand_over                           -     -     -                  -
-payments.insert_session                      -     -     -                  -
 payments.is_service                          -     +     +                  +
 payments.issue_document                      -     -     -                  -
 payments.keep_alerts                         -     -     -                  -
@@ -164,6 +162,8 @@ payments.refunded_of_session                 -     -     -                  -
 payments.refuse_capture                      -     -     -                  -
 payments.refuse_coupon                       -     -     -                  -
 payments.refuse_for_now                      -     -     -                  -
+payments.refuse_provider                     -     -     -                  -
+payments.refuse_unknown_session              -     -     -                  -
 payments.release_coupon                      -     -     -                  -
 payments.repeated_free_session               -     -     -                  -
 payments.release_deleted_coupons            -     -     -                  -
@@ -429,9 +429,9 @@ def test_every_table_shows_and_takes_from_every_caller_what_is_written(shop: Sho
 
 
 def test_a_function_that_was_opened_by_mistake_is_noticed(db: Database) -> None:
-    db.sql("grant execute on function payments.session_by_id to authenticated")
+    db.sql("grant execute on function payments.session_answer to authenticated")
     shop = open_shop(db)
-    function = functions_of(db)["payments.session_by_id"]
+    function = functions_of(db)["payments.session_answer"]
     with shop.callers["user"].request() as connection:
         assert Attempt(connection)(*call_of(function, shop))[0] == "+"
 
