@@ -23,8 +23,8 @@ comment on column payments.attempts.number is 'Small integer name of the attempt
 comment on column payments.attempts.reference is
 'The only thing providers ever see of us: opaque, unique, free of user data.';
 comment on column payments.attempts.status is
-'The last word of the provider on this page. It only advances: open, processing, then failed, expired or cancelled. '
-'Money is in payments.captures, not here.';
+'The last word of the provider on this page. It only advances: open, processing, then failed, expired or cancelled; '
+'but one that failed before it had a page is open again once it gets one. Money is in payments.captures, not here.';
 comment on column payments.attempts.reconcile_at is
 'When the provider is asked about this page next; null when there is nothing left to ask.';
 

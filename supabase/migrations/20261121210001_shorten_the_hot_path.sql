@@ -1,6 +1,6 @@
 -- Purpose: a purchase takes fewer statements: sessions are looked at column by column before they are locked, settings
 --          are read once, and the handlers of what is sold most are called without planning the call anew.
--- Locks:   none that a purchase waits for: functions only.
+-- Locks:   none that a purchase waits for: functions, and a comment.
 -- Undo:    roll forward with a new migration; a shipped migration never changes.
 set lock_timeout = '5s';
 
@@ -595,6 +595,10 @@ comment on function public.checkout_session_story(uuid) is
 'alert, webhook, capture, refund, state, credits, invoice or notification; detail holds what an operator needs of the '
 'row, without what is null, amounts in minor units. No payloads of webhooks, addresses of pages, or metadata. Raises '
 'PT404 session_not_found.';
+
+comment on column payments.attempts.status is
+'The last word of the provider on this page. It only advances: open, processing, then failed, expired or cancelled; '
+'but one that failed before it had a page is open again once it gets one. Money is in payments.captures, not here.';
 
 drop function payments.insert_session(public.payment_checkout_sessions, timestamptz);
 drop function payments.check_provider(text);

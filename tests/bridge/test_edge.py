@@ -265,6 +265,18 @@ def test_no_answer_waits_for_an_acknowledgement(bridge: Bridge, monkeypatch: pyt
     assert at_once == [1]
 
 
+def test_monitors_may_ask_with_head_and_nobody_else_may(bridge: Bridge) -> None:
+    with httpx.Client(
+        base_url=bridge.url
+    ) as http:  # one connection: a body that came along would spoil the next answer
+        for path in ("/healthz", "/readyz", "/metrics", "/dashboard"):
+            asked, told = http.head(path), http.get(path)
+            assert (asked.status_code, asked.content) == (told.status_code, b"")
+            assert asked.headers.get("content-type") == told.headers.get("content-type")
+        # it acts: who only looks must not come back from a provider
+        assert http.head("/return/stripe?session_id=x").status_code == 405
+
+
 class TestSlowCallers:
     @pytest.fixture
     def bridge(self, db: Database, stripe: StripeSimulator) -> Iterator[Bridge]:
