@@ -6,6 +6,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -123,6 +124,15 @@ class TestServe:
         assert '"route": "/return/{provider}", "status": 303' in logged
         assert "Lovelace" not in logged
         SCANNER.read(logged)
+
+
+def test_what_a_server_consists_of_is_left_out_of_garbage_collection(own_db: Database, tmp_path: Path) -> None:
+    code = "from bridge.api.app import app_from_environment as start; import gc; start(); print(gc.get_freeze_count())"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment({"database_url": own_db.url(), "environment": "development"}),
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert int(done.stdout) > 50_000
 
 
 def test_serve_without_a_database_says_so_in_one_line(tmp_path: Path) -> None:
