@@ -22,7 +22,7 @@ declare
 begin
     select p_now + s.session_ttl into v_draft.expires_at from payments.settings as s where p_provider = any(s.providers);
     if not found then
-        perform payments.refuse_provider(p_provider);
+        perform payments.check_provider(p_provider); -- says why not
     end if;
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
     if p_price is not null then

@@ -21,9 +21,7 @@ begin
         raise exception 'This session expired at %.', v_session.expires_at
             using errcode = 'PT410', detail = 'session_expired', hint = 'Call get_or_create_checkout_session again.';
     end if;
-    if not exists (select from payments.settings as s where v_provider = any(s.providers)) then
-        perform payments.refuse_provider(v_provider);
-    end if;
+    perform payments.check_provider(v_provider);
     v_attempt := payments.reusable_attempt(v_session, v_provider, now());
     if v_attempt.number is null then
         v_attempt := payments.new_attempt(v_session, v_provider, now());

@@ -2,29 +2,7 @@
 --          are read once, and the handlers of what is sold most are called without planning the call anew.
 -- Locks:   none that a purchase waits for: functions, and a comment.
 -- Undo:    roll forward with a new migration; a shipped migration never changes.
--- Nobody but the engine may call the two functions that go, and their callers are replaced in the same transaction:
--- squawk-ignore-file ban-drop-function
 set lock_timeout = '5s';
-
-create function payments.refuse_provider(p_provider text)
-returns void
-language plpgsql
-stable
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-    raise exception 'There is no payment provider %.', coalesce(quote_literal(left(p_provider, 64)), 'without a name')
-        using errcode = 'PT422', detail = 'provider_unknown', hint = format(
-            'p_provider can be one of: %s.',
-            (select array_to_string(s.providers, ', ') from payments.settings as s)
-        );
-end;
-$$;
-
-comment on function payments.refuse_provider(text) is
-'For a provider that payments.settings does not name. Raises PT422 provider_unknown.';
-
-revoke all on function payments.refuse_provider(text) from public, anon, authenticated, service_role;
 
 create function payments.refuse_unknown_session(p_session_id uuid)
 returns void
@@ -112,7 +90,7 @@ declare
 begin
     select p_now + s.session_ttl into v_draft.expires_at from payments.settings as s where p_provider = any(s.providers);
     if not found then
-        perform payments.refuse_provider(p_provider);
+        perform payments.check_provider(p_provider); -- says why not
     end if;
     v_offer := payments.make_offer(p_plan, p_currency, p_coupon);
     if p_price is not null then
@@ -143,61 +121,6 @@ comment on function payments.draft_session(
     text, uuid, text, numeric, text, text, text, text, jsonb, timestamptz
 ) is
 'The session a caller asks for, before it is stored. Raises what its checks raise.';
-
-create or replace function payments.create_session(p_draft public.payment_checkout_sessions, p_now timestamptz)
-returns uuid
-language plpgsql
-volatile
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_id uuid;
-    v_nothing payments.captures;
-begin
-    begin
-        insert into public.payment_checkout_sessions (
-            id, user_id, email, product_id, kind, terms, subject, provider, currency,
-            original_amount, discount_amount, amount, coupon_id,
-            idempotency_key, idempotency_fingerprint, metadata, created_at, updated_at, expires_at
-        )
-        values (
-            payments.new_time_ordered_id(p_draft.user_id),
-            p_draft.user_id, p_draft.email, p_draft.product_id, p_draft.kind, p_draft.terms, p_draft.subject,
-            p_draft.provider, p_draft.currency,
-            p_draft.original_amount, p_draft.discount_amount, p_draft.amount, p_draft.coupon_id,
-            p_draft.idempotency_key, p_draft.idempotency_fingerprint,
-            p_draft.metadata, p_now, p_now, p_draft.expires_at
-        )
-        on conflict do nothing
-        returning id into v_id;
-    exception
-        when foreign_key_violation then
-            raise exception 'There is no user %.', p_draft.user_id
-                using errcode = 'PT422', detail = 'user_unknown', hint = 'p_user_id is the id of a row of auth.users.';
-    end;
-    if v_id is null then
-        return null;
-    end if;
-    perform payments.limit_new_sessions(p_draft.user_id, p_now);
-    if p_draft.coupon_id is not null then
-        p_draft.id := v_id;
-        perform payments.reserve_coupon(p_draft, p_now);
-    end if;
-    if p_draft.amount = 0 then
-        v_nothing.provider := 'none';
-        v_nothing.amount := 0;
-        v_nothing.currency := p_draft.currency;
-        v_nothing.paid_at := p_now;
-        perform payments.complete_session(payments.lock_session(v_id), v_nothing, null, 'client', p_now);
-    end if;
-    return v_id;
-end;
-$$;
-
-comment on function payments.create_session(public.payment_checkout_sessions, timestamptz) is
-'Stores a draft as a pending session with its coupon place, and completes it when nothing is to be paid; null when '
-'another open session or key stands in its way. Raises PT429 too_many_requests, PT409 coupon_exhausted, PT422 '
-'user_unknown.';
 
 -- Read first (cheap, writes nothing), insert with ON CONFLICT DO NOTHING, read again: the unique index decides races.
 create or replace function payments.get_or_create_checkout_session(
@@ -515,51 +438,6 @@ comment on function public.complete_checkout_session(
 'when given. Answers {session_id, status, already_completed, fulfilment_status, fulfilment, review_reason}. Raises '
 'PT404 session_not_found, PT409 payment_reused, PT422 payment_id_required, invalid_input.';
 
-create or replace function public.open_checkout_attempt(p_session_id uuid, p_provider text default null)
-returns jsonb
-language plpgsql
-volatile
-security definer -- service_role holds no rights on the engine's tables
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-    v_session public.payment_checkout_sessions;
-    v_provider text;
-    v_attempt payments.attempts;
-begin
-    perform payments.require_service();
-    v_session := payments.lock_session(p_session_id);
-    v_provider := coalesce(p_provider, v_session.provider);
-    if v_session.status <> 'pending' then
-        raise exception 'This session cannot be paid: it is %.', v_session.status
-            using errcode = 'PT409', detail = 'session_not_pending', hint = 'Create a session for a new purchase.';
-    end if;
-    if v_session.expires_at <= now() then
-        raise exception 'This session expired at %.', v_session.expires_at
-            using errcode = 'PT410', detail = 'session_expired', hint = 'Call get_or_create_checkout_session again.';
-    end if;
-    if not exists (select from payments.settings as s where v_provider = any(s.providers)) then
-        perform payments.refuse_provider(v_provider);
-    end if;
-    v_attempt := payments.reusable_attempt(v_session, v_provider, now());
-    if v_attempt.number is null then
-        v_attempt := payments.new_attempt(v_session, v_provider, now());
-    end if;
-    return payments.attempt_answer(v_session, v_attempt) || jsonb_build_object(
-        'other_pages', case
-            when v_attempt.checkout_url is null then payments.other_pages(v_session, v_attempt.number, now())
-            else '[]'
-        end
-    );
-end;
-$$;
-
-comment on function public.open_checkout_attempt(uuid, text) is
-'Stores the attempt before its page is opened, or gives the one whose page is still alive (checkout_url is then set). '
-'Answers number, reference, amount (minor units), currency, email, product_name, expires_at and more; other_pages '
-'are those to close first. Raises PT404 session_not_found, PT409 session_not_pending, PT410 session_expired, PT422 '
-'provider_unknown.';
-
 -- Attempts, money, history and documents outlive their session, and so does its story.
 create or replace function public.checkout_session_story(p_session_id uuid)
 returns table (at timestamptz, kind text, title text, detail jsonb)
@@ -601,6 +479,3 @@ comment on function public.checkout_session_story(uuid) is
 comment on column payments.attempts.status is
 'The last word of the provider on this page. It only advances: open, processing, then failed, expired or cancelled; '
 'but one that failed before it had a page is open again once it gets one. Money is in payments.captures, not here.';
-
-drop function payments.insert_session(public.payment_checkout_sessions, timestamptz);
-drop function payments.check_provider(text);

@@ -99,6 +99,7 @@ payments.check_group_metadata                -     -     -                  -
 payments.check_limit                         -     -     -                  -
 payments.check_not_a_member                  -     -     -                  -
 payments.check_note                          -     -     -                  -
+payments.check_provider                      -     -     -                  -
 payments.check_sale                          -     -     -                  -
 payments.claim_of_outcome                    -     -     -                  -
 payments.clock_time                          -     -     -                  -
@@ -128,6 +129,7 @@ payments.give_back_coupon_places             -     -     -                  -
 payments.group_of_session                    -     -     -                  -
 payments.guard_session                -     -     -                  -
 payments.hand_over                           -     -     -                  -
+payments.insert_session                      -     -     -                  -
 payments.is_service                          -     +     +                  +
 payments.issue_document                      -     -     -                  -
 payments.keep_alerts                         -     -     -                  -
@@ -162,7 +164,6 @@ payments.refunded_of_session                 -     -     -                  -
 payments.refuse_capture                      -     -     -                  -
 payments.refuse_coupon                       -     -     -                  -
 payments.refuse_for_now                      -     -     -                  -
-payments.refuse_provider                     -     -     -                  -
 payments.refuse_unknown_session              -     -     -                  -
 payments.release_coupon                      -     -     -                  -
 payments.repeated_free_session               -     -     -                  -
