@@ -94,6 +94,9 @@ class Settings(BaseSettings):
     database_prepared: bool = Field(
         True, description="Prepare statements. `false` behind a pooler that cannot keep them."
     )
+    outcomes_per_call: int = Field(
+        16, ge=1, le=32, description="Most webhooks that share a transaction while more come than the database handles."
+    )
     supabase_url: HttpUrl | None = Field(None, description="Project URL, for RPC over HTTP and for its signing keys.")
     supabase_service_key: SecretStr | None = Field(
         None, description="Secret (service) key: RPC over HTTP, used when there is no `DATABASE_URL`."

@@ -58,5 +58,7 @@ async def connect_rpc(settings: Settings) -> Rpc:
     """The direct path when there is a database URL, else the HTTP path. Raises SetupError when there is neither."""
     require_database(settings)
     if settings.database_url:
-        return Rpc(await PostgresTransport.connect(settings))
-    return Rpc(await SupabaseTransport.connect(settings))
+        transport: Transport = await PostgresTransport.connect(settings)
+    else:
+        transport = await SupabaseTransport.connect(settings)
+    return Rpc(transport, outcomes_per_call=settings.outcomes_per_call)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple, TypedDict, Unpack
 from uuid import UUID
@@ -11,6 +11,7 @@ from uuid import UUID
 from bridge.errors import PgcheckoutError
 from bridge.logs import about_session
 from bridge.metrics import RPC_CALLS
+from bridge.rpc.gathering import Gathering
 from bridge.rpc.transport import Transport
 from bridge.values import Applied, Attempt, Event, Outcome, Page
 
@@ -131,8 +132,9 @@ class Moment(NamedTuple):
 class Rpc:
     """The database's functions, typed."""
 
-    def __init__(self, transport: Transport) -> None:
+    def __init__(self, transport: Transport, *, outcomes_per_call: int = 1) -> None:
         self._transport = transport
+        self._outcomes = Gathering(self._apply_outcome, self._apply_outcomes, outcomes_per_call)
 
     async def _call(self, function: str, arguments: Mapping[str, Any]) -> Any:
         began, result = time.perf_counter(), "interrupted"
@@ -188,10 +190,17 @@ class Rpc:
 
     async def apply_payment_outcome(self, outcome: Outcome, event: Event | None = None) -> Applied:
         """The one door by which money facts enter."""
-        arguments = {"p_outcome": outcome.to_json(), "p_event": event.to_json() if event else None}
-        applied = Applied.from_json(await self._call("apply_payment_outcome", arguments))
+        call = {"outcome": outcome.to_json(), "event": event.to_json() if event else None}
+        applied = Applied.from_json(await self._outcomes.call(call))
         about_session(applied.session_id)
         return applied
+
+    async def _apply_outcome(self, call: Mapping[str, Any]) -> Any:
+        arguments = {"p_outcome": call["outcome"], "p_event": call["event"]}
+        return await self._call("apply_payment_outcome", arguments)
+
+    async def _apply_outcomes(self, calls: Sequence[Mapping[str, Any]]) -> Any:
+        return await self._call("apply_payment_outcomes", {"p_calls": calls})
 
     async def record_webhook_failure(self, provider: str, event: Event, reason: str, *, comes_again: bool) -> None:
         """Keep a genuine webhook that could not be applied."""

@@ -144,7 +144,7 @@ def _has_said_goodbye(connection: psycopg.AsyncConnection[tuple[Any, ...]]) -> b
 
 
 def _parameter(value: Any) -> Any:
-    if isinstance(value, dict):
+    if isinstance(value, dict) or (isinstance(value, list) and isinstance(next(iter(value), None), dict)):
         return Jsonb(value)
     # as text, so that one prepared statement takes integers of any size and Postgres judges the range
     return str(value) if type(value) is int else value

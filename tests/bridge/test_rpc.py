@@ -236,6 +236,18 @@ class TestBothWays:
         assert rpc.apply_payment_outcome(paid(opened)).already_completed
         assert db.balance(user_id) == 100
 
+    def test_outcomes_that_share_a_transaction_are_answered_in_their_order(self, rpc: Line, db: Database) -> None:
+        first, second = (rpc.open_checkout_attempt(db.new_session()) for _ in range(2))
+        calls = [
+            {"outcome": paid(first).to_json(), "event": event(text="ä☃").to_json()},
+            {"outcome": paid(second, provider_payment_id="pi_1").to_json(), "event": None},  # of the first
+            {"outcome": paid(second, provider_payment_id="pi_2").to_json(), "event": None},
+        ]
+        answers = rpc.call("apply_payment_outcomes", p_calls=calls)
+        assert [answer and answer["session_id"] for answer in answers] == [
+            str(first.session_id), None, str(second.session_id)
+        ]  # fmt: skip
+
     def test_another_provider_names_the_pages_to_close(self, rpc: Line, db: Database) -> None:
         session_id = db.new_session()
         first = rpc.open_checkout_attempt(session_id)

@@ -214,6 +214,7 @@ async def everything_a_bridge_does(db: Database, login: str) -> set[str]:
     recording = Recording(await PostgresTransport.connect(settings))
     rpc, user = Rpc(recording), db.new_user()
     await buy(rpc, user)
+    assert await rpc._apply_outcomes([{"outcome": {}, "event": None}]) == [None]
     await rpc.begin_idempotent_request("key", "hash", user)
     await rpc.finish_idempotent_request("key", Claim(1, None), {})
     await rpc.record_webhook_failure("stripe", Event(id="evt_1", type="t", payload={}), "wrong_mode", comes_again=False)

@@ -16,7 +16,7 @@ from bridge.rpc import connect_rpc
 from bridge.settings import load_settings
 from bridge.sharding.routes import ROUTES
 from tests.sharding.conftest import Installation
-from tests.support.database import refused
+from tests.support.database import outcome, refused
 
 pytestmark = pytest.mark.needs("plproxy")
 
@@ -144,6 +144,7 @@ def test_signed_in_users_are_themselves_on_the_shard(installation: Installation)
         ("finish_notification", {"p_id": 7}, "PT404", "notification_not_claimed"),
         ("get_or_create_checkout_session", {"p_plan": "credits_100"}, "PT422", "user_required"),
         ("apply_payment_outcome", {"p_outcome": {"status": "completed"}}, "PT422", "outcome_invalid"),
+        ("apply_payment_outcomes", {"p_calls": {}}, "PT422", "invalid_input"),
         ("payment_report", {"p_days": 0}, "PT422", "invalid_input"),
         ("claim_notifications", {"p_limit": -1}, "PT422", "invalid_input"),
     ],
@@ -157,6 +158,13 @@ def test_errors_come_in_the_shards_own_words(
             database.as_service().rpc(function, **arguments)
         said.append((caught.value.diag.message_primary, caught.value.diag.message_hint))
     assert said[0] == said[1]
+
+
+def test_outcomes_are_spread_not_gathered(installation: Installation) -> None:
+    attempt = installation.router.open_attempt(installation.new_session(installation.new_user(3)))
+    calls = [{"outcome": outcome(attempt), "event": None}]
+    assert installation.router.as_service().rpc("apply_payment_outcomes", p_calls=calls) is None
+    assert installation.router.apply(attempt)["already_completed"] is False
 
 
 def test_providers_names_are_looked_for_on_all_shards(installation: Installation) -> None:

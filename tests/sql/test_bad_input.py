@@ -141,6 +141,9 @@ GARBAGE: dict[str, dict[str, list[tuple[Any, str]]]] = {
         "p_outcome": [*says("outcome_invalid", None, "null", "5", '"x"', [1], {}), *unreadable("22P02", "{")],
         "p_event": EVENT,
     },
+    "apply_payment_outcomes": {
+        "p_calls": [*says(INVALID, None, "null", "5", '"x"', {}, "[]", [{}] * 33), *unreadable("22P02", "[")],
+    },
     "record_webhook_failure": {
         "p_provider": says("event_invalid", None, "", CONTROL, LONG),
         "p_event": [*EVENT, *says("event_invalid", None)],
@@ -282,6 +285,7 @@ class World:
             "retry_notification": {"p_id": self.dead},
             "checkout_session_story": {"p_session_id": self.unfulfilled},
             "apply_payment_outcome": {"p_outcome": outcome(self.attempt)},
+            "apply_payment_outcomes": {"p_calls": [{"outcome": outcome(self.attempt)}]},
             "record_webhook_failure": {
                 "p_provider": "stripe", "p_event": {"id": "e", "type": "t", "payload": {}}, "p_error": "no",
                 "p_retryable": True,

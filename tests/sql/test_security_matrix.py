@@ -26,6 +26,7 @@ FUNCTIONS = """
 public.abandon_checkout_attempt              -     -     -                  +
 public.add_session_note                      -     -     -                  +
 public.apply_payment_outcome                 -     -     -                  +
+public.apply_payment_outcomes                -     -     -                  +
 public.attach_checkout_attempt               -     -     -                  +
 public.audit_payments                        -     -     -                  +
 public.begin_idempotent_request              -     -     -                  +

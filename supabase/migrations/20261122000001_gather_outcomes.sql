@@ -1,0 +1,50 @@
+-- Purpose: bridges that get more outcomes than the database handles one by one apply several in one transaction.
+-- Locks:   none that a purchase waits for: functions.
+-- Undo:    roll forward with a new migration; a shipped migration never changes.
+set lock_timeout = '5s';
+
+-- For callers that have several outcomes at once: they share a round trip and a commit, which cost more than most
+-- outcomes. Each is a subtransaction, so what one of them breaks is undone without the others.
+create function public.apply_payment_outcomes(p_calls jsonb)
+returns jsonb
+language plpgsql
+volatile
+security definer -- service_role holds no rights on the engine's tables
+set search_path = pg_catalog, pg_temp
+set lock_timeout = '100ms' -- the first holds its locks until the last is done
+as $$
+declare
+    v_call jsonb;
+    v_answers jsonb := '[]';
+begin
+    perform payments.require_service();
+    -- Postgres keeps 64 subtransactions at hand for each transaction, and an outcome takes up to two
+    if coalesce(jsonb_typeof(p_calls), 'null') <> 'array' or jsonb_array_length(p_calls) not between 1 and 32 then
+        raise exception 'p_calls must be an array of 1 to 32 calls.'
+            using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass [{"outcome": {...}, "event": {...}}].';
+    end if;
+    for v_call in
+        select c.value from jsonb_array_elements(p_calls) as c
+    loop
+        begin
+            v_answers := v_answers || jsonb_build_array(
+                public.apply_payment_outcome(v_call -> 'outcome', nullif(v_call -> 'event', 'null'))
+            );
+        exception
+            when lock_not_available then
+                exit; -- whoever waits longer keeps the others waiting, and what they hold
+            when others then
+                v_answers := v_answers || jsonb 'null'; -- its caller asks again and is told why
+        end;
+    end loop;
+    return v_answers;
+end;
+$$;
+
+comment on function public.apply_payment_outcomes(jsonb) is
+'Applies up to 32 calls of apply_payment_outcome, [{outcome, event}], in their order and in one transaction. Answers '
+'their answers in the same order: null for one that was refused, and none for one that stood behind a lock and those '
+'after it. These changed nothing; make them one by one. Raises PT422 invalid_input.';
+
+revoke all on function public.apply_payment_outcomes(jsonb) from public, anon, authenticated, service_role;
+grant execute on function public.apply_payment_outcomes(jsonb) to service_role;
