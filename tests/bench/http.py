@@ -37,13 +37,18 @@ SECONDS = 2
 WEBHOOKS = 8_000  # more than can be handled in that time
 ROUNDS = 3
 CONNECTIONS = 8
-# name of a row, server, share of duplicates
+CROWD = 64  # as after an outage, when a provider sends all that it could not deliver
+# name of a row, server, share of duplicates, connections of wrk
 ROWS = (
-    ("webhook, 0% duplicates", "bridge", 0.0),
-    ("webhook, 50% duplicates", "bridge", 0.5),
-    ("webhook, 90% duplicates", "bridge", 0.9),
-    ("0% duplicates, 2 workers", "2 workers", 0.0),
-    ("0% duplicates, supabase-py over PostgREST", "over PostgREST", 0.0),
+    ("webhook, 0% duplicates", "bridge", 0.0, CONNECTIONS),
+    ("webhook, 50% duplicates", "bridge", 0.5, CONNECTIONS),
+    ("webhook, 90% duplicates", "bridge", 0.9, CONNECTIONS),
+    ("0% duplicates, each by itself", "each by itself", 0.0, CONNECTIONS),
+    ("0% duplicates, from a crowd", "bridge", 0.0, CROWD),
+    ("0% duplicates, from a crowd, each by itself", "each by itself", 0.0, CROWD),
+    ("0% duplicates, 2 workers", "2 workers", 0.0, CONNECTIONS),
+    ("0% duplicates, supabase-py over PostgREST", "over PostgREST", 0.0, CONNECTIONS),
+    ("the same, each by itself", "over PostgREST, each by itself", 0.0, CONNECTIONS),
 )
 MIRROR = "Stripe Sync Engine"
 MIRROR_VERSION = "0.48.5"
@@ -92,14 +97,14 @@ class Server:
         while len(self._processes()) < workers:  # the first to answer need not be the last to start
             time.sleep(0.1)
 
-    def load(self, path: str, lines: list[str]) -> Load:
+    def load(self, path: str, lines: list[str], connections: int = CONNECTIONS) -> Load:
         with tempfile.TemporaryDirectory() as folder:
             requests, script = Path(folder, "requests"), Path(folder, "wrk.lua")
             requests.write_text("\n".join(lines) + "\n")
             script.write_text(SCRIPT % (requests, path))
             before = self._cpu_seconds()
             done = subprocess.run(
-                ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{SECONDS}s", "--latency", "-s", str(script), self.url],
+                ["wrk", "-t1", f"-c{connections}", f"-d{SECONDS}s", "--latency", "-s", str(script), self.url],
                 capture_output=True, text=True, check=True,
             ).stdout  # fmt: skip
             used = self._cpu_seconds() - before
@@ -168,6 +173,7 @@ def servers(bench: Bench, world: StripeWorld) -> Iterator[dict[str, Server]]:
         "PGCHECKOUT_ENVIRONMENT": "development", "PGCHECKOUT_JWT_SECRET": "x" * 32,
     }  # fmt: skip
     direct = account | {"PGCHECKOUT_DATABASE_URL": bench.server.url("bench")}
+    by_itself = {"PGCHECKOUT_OUTCOMES_PER_CALL": "1"}
     serve = [str(Path(sys.executable).with_name("pgcheckout")), "serve", "--port"]
     hello = [sys.executable, "-m", "uvicorn", "tests.bench.hello:app", "--log-level", "warning", "--no-access-log"]
     with contextlib.ExitStack() as stack:
@@ -178,14 +184,18 @@ def servers(bench: Bench, world: StripeWorld) -> Iterator[dict[str, Server]]:
             stack.callback(started[name].stop)
 
         start("hello-world", 18080, [*hello, "--port", "18080"], {})
-        start("bridge", 18081, [*serve, "18081"], direct | {"PGCHECKOUT_DATABASE_POOL_SIZE": str(CONNECTIONS)})
+        direct["PGCHECKOUT_DATABASE_POOL_SIZE"] = str(CONNECTIONS)
+        start("bridge", 18081, [*serve, "18081"], direct)
+        start("each by itself", 18085, [*serve, "18085"], direct | by_itself)
         half = direct | {"PGCHECKOUT_DATABASE_POOL_SIZE": str(CONNECTIONS // 2)}
         start("2 workers", 18082, [*serve, "18082", "--workers", "2"], half, 2)
         if binary := parts.find("postgrest", bench.server):
             database = bench.server.url("bench", "authenticator")
             url = stack.enter_context(postgrest(binary, database, Keys(), pool=CONNECTIONS))
             way = account | {"PGCHECKOUT_SUPABASE_URL": url, "PGCHECKOUT_SUPABASE_SERVICE_KEY": SECRET}
-            start("over PostgREST", 18083, [sys.executable, "-m", "tests.bench.over_postgrest", "18083"], way)
+            over_postgrest = [sys.executable, "-m", "tests.bench.over_postgrest"]
+            start("over PostgREST", 18083, [*over_postgrest, "18083"], way)
+            start("over PostgREST, each by itself", 18086, [*over_postgrest, "18086"], way | by_itself)
         if shutil.which("npm"):
             modules = stack.enter_context(tempfile.TemporaryDirectory())
             package = f"@supabase/stripe-sync-engine@{MIRROR_VERSION}"
@@ -210,10 +220,10 @@ class Rounds:
     def play(self) -> tuple[dict[str, Load], float]:
         """What each row of the table did, and the calls per second of pgbench."""
         loads = {"hello-world": self._started["hello-world"].load("/", ["x\t{}"])}
-        for name, server, duplicates in ROWS:
+        for name, server, duplicates, connections in ROWS:
             if server in self._started:
                 lines = webhooks(self._world, self._bench, self._block(), duplicates)
-                loads[name] = self._started[server].load("/webhooks/stripe", lines)
+                loads[name] = self._started[server].load("/webhooks/stripe", lines, connections)
         if MIRROR in self._started:
             first = self._block()
             lines = [_webhook(self._world, f"n{first + n}", "payment_intent.succeeded") for n in range(WEBHOOKS)]

@@ -20,7 +20,8 @@ __all__ = ["main"]
 
 async def _connect(settings: Settings) -> Rpc:
     http = httpx.AsyncClient(transport=AsyncGateway(Keys()), timeout=10.0)
-    return Rpc(await SupabaseTransport.connect(settings, http=http))
+    transport = await SupabaseTransport.connect(settings, http=http)
+    return Rpc(transport, outcomes_per_call=settings.outcomes_per_call)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ purchase must be whole: money taken once, fulfilled once, given back once.
 from __future__ import annotations
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
 
 import httpx
 import pytest
@@ -19,6 +20,7 @@ from bridge.simulators.paystack import PaystackSimulator as Paystack
 from bridge.simulators.sandbox import SandboxSimulator as Sandbox
 from bridge.simulators.stripe import StripeSimulator as Stripe
 from tests.recovery.accounts import Accounts, settings_for
+from tests.recovery.load import Load, Sale
 from tests.recovery.purchases import (
     Row,
     begin,
@@ -108,3 +110,25 @@ def test_killed_at_every_step(row: Row, shop: Database, processes: Processes, ac
         if wrong:
             raise ExceptionGroup("not whole", wrong)
         nothing_is_stuck(steady)
+
+
+@pytest.mark.parametrize("step", ["apply_payment_outcomes", "apply_payment_outcomes:2", "answer:12", "answered:12"])
+def test_killed_in_a_crowd(step: str, shop: Database, processes: Processes, accounts: Accounts) -> None:
+    """Where outcomes share a transaction, all of them are applied or none, and all come again."""
+    settings = settings_for(accounts, shop.url())
+    with processes.bridge(shop, free_port(), **settings) as (steady, _):
+        load = Load([steady], accounts[Stripe])
+        load.sell(buyers=4, purchases=8)
+        with processes.bridge(shop, free_port(), crash_at=step, **settings) as (bridge, process):
+
+            def tell(sale: Sale) -> None:
+                with contextlib.suppress(httpx.TransportError):
+                    bridge.deliver("stripe", sale.news[-1])
+
+            with ThreadPoolExecutor(16) as pool:
+                list(pool.map(tell, load.sales))
+            wait_until(lambda: not process.alive)
+            assert "apply_payment_outcomes" in process.steps
+        load.everything_again()
+        load.acknowledged = load.sales
+        load.is_whole()

@@ -100,7 +100,8 @@ def mark(steps: Steps) -> None:
     """From now on what this process builds is marked."""
 
     async def connect_rpc(settings: Settings) -> Rpc:
-        return Rpc(MarkedTransport(await PostgresTransport.connect(settings), steps))
+        transport = MarkedTransport(await PostgresTransport.connect(settings), steps)
+        return Rpc(transport, outcomes_per_call=settings.outcomes_per_call)
 
     def marked_client() -> httpx.AsyncClient:
         async def before(_: httpx.Request) -> None:
