@@ -1,4 +1,5 @@
--- The sessions are read once, and what a line needs is counted from that: a week of a large shop has 100,000 of them.
+-- A week of a large shop has 100,000 sessions. They are read once, into cells of what looks alike to the report, whose
+-- buyers and minutes are kept as arrays; what follows handles cells, or bare ids and minutes.
 create function payments.report_lines(p_from timestamptz)
 returns table (section text, name text, line jsonb)
 language plpgsql
@@ -7,72 +8,98 @@ rows 50
 set search_path = pg_catalog, pg_temp
 set plan_cache_mode = force_custom_plan -- a plan for any p_from would read the table from end to end
 set jit = off -- compiling takes longer than the report
+set enable_sort = off -- the planner expects as many cells as sessions, and would sort them
+set enable_nestloop = off -- and expects to find hardly a cell in a place
 set work_mem = '64MB' -- a week fits, and no figure waits for a temporary file
 as $$
+declare
+    v_first_id uuid := payments.first_id_at(p_from);
+    v_reminder_after interval := (select t.reminder_after from payments.settings as t);
 begin
     return query
-    with sessions as materialized (
+    with cells as materialized (
         select
-            date_bin('1 day', s.created_at, 'epoch') as day, s.product_id, s.provider, s.currency, s.status, s.user_id,
-            s.attempts, s.amount, s.refunded_amount as refunded, s.completed_at is not null as paid,
-            s.attempts > 0 or s.completed_at is not null as opened, s.fulfilment is not null as fulfilled,
-            date_part('epoch', s.completed_at - s.created_at) / 60 as minutes,
-            reminder.session_id is not null as reminded,
-            -- still unpaid when its first reminder would have been due
-            s.created_at + t.reminder_after < coalesce(
-                s.completed_at, case when s.status in ('failed', 'expired', 'cancelled') then s.updated_at end, now()
-            ) as was_slow
-        from public.payment_checkout_sessions as s
-        cross join payments.settings as t
-        left join (
-            select distinct n.session_id
-            from payments.notifications as n
-            where n.kind = 'reminder' and n.session_id >= payments.first_id_at(p_from) and n.status = 'sent'
-        ) as reminder on s.id = reminder.session_id
-        where s.id >= payments.first_id_at(p_from)
+            s.day, s.product_id, s.provider, s.currency, s.reminded, count(*) as sessions,
+            count(*) filter (where s.attempts > 0 or s.completed_at is not null) as opened,
+            count(s.completed_at) as paid, count(s.fulfilment) as fulfilled,
+            count(*) filter (where s.status = 'expired') as expired,
+            count(*) filter (where s.status = 'failed') as failed,
+            count(*) filter (where s.status = 'cancelled') as cancelled,
+            count(*) filter (where s.status in ('pending', 'processing')) as open,
+            sum(greatest(s.attempts - 1, 0)) as retries,
+            sum(s.amount) filter (where s.completed_at is not null) as revenue, sum(s.refunded_amount) as refunds,
+            sum(s.minutes) as minutes, array_agg(s.minutes) filter (where s.completed_at is not null) as all_minutes,
+            array_agg(s.user_id) as user_ids
+        from (
+            select
+                r.*, date_bin('1 day', r.created_at, 'epoch') as day,
+                date_part('epoch', r.completed_at - r.created_at) / 60 as minutes,
+                -- null unless it was still unpaid when its first reminder would have been due
+                case
+                    when r.created_at + v_reminder_after < coalesce(
+                        r.completed_at, case when r.status in ('failed', 'expired', 'cancelled') then r.updated_at end,
+                        now()
+                    ) then r.id in (
+                        select n.session_id
+                        from payments.notifications as n
+                        where n.kind = 'reminder' and n.session_id >= v_first_id and n.status = 'sent'
+                    )
+                end as reminded
+            from public.payment_checkout_sessions as r
+            where r.id >= v_first_id
+        ) as s
+        group by s.day, s.product_id, s.provider, s.currency, s.reminded
     ),
 
-    cells as (
-        select
-            s.day, s.product_id, s.provider, s.currency, s.status, s.paid, s.reminded, s.was_slow, count(*) as sessions,
-            count(*) filter (where s.opened) as opened, count(*) filter (where s.fulfilled) as fulfilled,
-            sum(greatest(s.attempts - 1, 0)) as retries, sum(s.minutes) as minutes,
-            sum(s.amount) filter (where s.paid) as revenue, sum(s.refunded) as refunds
-        from sessions as s
-        group by s.day, s.product_id, s.provider, s.currency, s.status, s.paid, s.reminded, s.was_slow
+    places as materialized (
+        select row_number() over () as place, d.day, d.product_id, d.provider
+        from (select distinct c.day, c.product_id, c.provider from cells as c) as d
+    ),
+
+    placed_cells as not materialized (
+        select p.place, c.*
+        from cells as c
+        inner join places as p on c.day = p.day and c.product_id = p.product_id and c.provider = p.provider
     ),
 
     counts as (
         select
             c.day, c.product_id, c.provider, coalesce(sum(c.sessions), 0) as created,
             coalesce(sum(c.opened), 0) as opened, coalesce(sum(c.fulfilled), 0) as fulfilled,
-            coalesce(sum(c.sessions) filter (where c.paid), 0) as completed,
-            coalesce(sum(c.sessions) filter (where c.status = 'expired'), 0) as expired,
-            coalesce(sum(c.sessions) filter (where c.status = 'failed'), 0) as failed,
-            coalesce(sum(c.sessions) filter (where c.status = 'cancelled'), 0) as cancelled,
-            coalesce(sum(c.sessions) filter (where c.status in ('pending', 'processing')), 0) as open,
-            sum(c.retries) as retries, sum(c.minutes) as minutes
-        from cells as c
+            coalesce(sum(c.paid), 0) as completed, coalesce(sum(c.expired), 0) as expired,
+            coalesce(sum(c.failed), 0) as failed, coalesce(sum(c.cancelled), 0) as cancelled,
+            coalesce(sum(c.open), 0) as open, sum(c.retries) as retries, sum(c.minutes) as minutes, array_agg(c.place) as places
+        from placed_cells as c
         group by grouping sets ((c.day), (c.product_id), (c.provider), ())
     ),
 
+    -- Lines of the same places share what takes long to find: in a shop with one provider, its line and the totals.
+    lines as materialized (
+        select c.*, dense_rank() over (order by c.places) as shared from counts as c
+    ),
+
+    members as materialized (
+        select distinct l.shared, m.place from lines as l cross join unnest(l.places) as m (place)
+    ),
+
     times as (
-        select s.day, s.product_id, s.provider, percentile_cont(0.5) within group (order by s.minutes) as median
-        from sessions as s
-        where s.paid
-        group by grouping sets ((s.day), (s.product_id), (s.provider), ())
+        select t.shared, percentile_cont(0.5) within group (order by t.minutes) as median
+        from (
+            select m.shared, unnest(c.all_minutes) as minutes
+            from placed_cells as c
+            inner join members as m on c.place = m.place
+        ) as t
+        group by t.shared
     ),
 
     buyers as (
-        select b.day, b.product_id, b.provider, count(*) as buyers
+        select b.shared, count(*) as buyers
         from (
-            select s.day, s.product_id, s.provider, s.user_id
-            from (select distinct d.day, d.product_id, d.provider, d.user_id from sessions as d) as s
-            group by grouping sets (
-                (s.day, s.user_id), (s.product_id, s.user_id), (s.provider, s.user_id), (s.user_id)
-            )
+            select distinct m.shared, u.user_id
+            from (select distinct c.place, unnest(c.user_ids) as user_id from placed_cells as c) as u
+            inner join members as m on u.place = m.place
         ) as b
-        group by b.day, b.product_id, b.provider
+        group by b.shared
     ),
 
     sums as (
@@ -115,15 +142,9 @@ begin
             'median_minutes', round(t.median::numeric, 2),
             'retries_per_user', round(c.retries::numeric / b.buyers, 4)
         )
-    from counts as c
-    left join times as t
-        on coalesce(c.day, '-infinity') = coalesce(t.day, '-infinity')
-        and coalesce(c.product_id, '') = coalesce(t.product_id, '')
-        and coalesce(c.provider, '') = coalesce(t.provider, '')
-    left join buyers as b
-        on coalesce(c.day, '-infinity') = coalesce(b.day, '-infinity')
-        and coalesce(c.product_id, '') = coalesce(b.product_id, '')
-        and coalesce(c.provider, '') = coalesce(b.provider, '')
+    from lines as c
+    left join times as t on c.shared = t.shared
+    left join buyers as b on c.shared = b.shared
     left join money as m
         on coalesce(c.day, '-infinity') = coalesce(m.day, '-infinity')
         and coalesce(c.product_id, '') = coalesce(m.product_id, '')
@@ -139,12 +160,9 @@ begin
     from (
         select
             coalesce(sum(c.sessions) filter (where c.reminded), 0) as reminded,
-            sum(c.sessions * c.paid::int) filter (where c.reminded) / sum(c.sessions) filter (where c.reminded)
-                as with_reminder,
-            sum(c.sessions * c.paid::int) filter (where not c.reminded) / sum(c.sessions) filter (where not c.reminded)
-                as without
+            sum(c.paid) filter (where c.reminded) / sum(c.sessions) filter (where c.reminded) as with_reminder,
+            sum(c.paid) filter (where not c.reminded) / sum(c.sessions) filter (where not c.reminded) as without
         from cells as c
-        where c.was_slow
     ) as r;
 end;
 $$;
