@@ -16,7 +16,6 @@ from typing import Any, TextIO
 from uuid import UUID
 
 import stamina.instrumentation
-import structlog
 
 from bridge.redaction import Redactor, secrets_of
 from bridge.settings import Settings
@@ -86,18 +85,15 @@ def formatter(redact: Redactor, *, text: bool = False) -> logging.Formatter:
 class _Json(logging.Formatter):
     """One object per line. Called for every request, so a plain line costs little more than its redaction."""
 
-    _trace = staticmethod(
-        structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-    )
-
     def __init__(self, redact: Redactor) -> None:
         super().__init__()
         self._redact = redact
 
     def format(self, record: logging.LogRecord) -> str:
         try:
-            # nothing may be added after the redaction
-            return self._render(self._redact.event(self._event(record)))
+            event = self._redact.event(self._event(record))
+            # nothing else may be added after the redaction; the time alone would take it as long as all the rest
+            return self._render({"event": event["event"], **_said_by(record), **event})
         except Exception as error:  # noqa: BLE001 # logging would print the arguments as they are
             broken = {
                 "event": f"a line could not be logged: {type(error).__name__}", **_said_by(record),
@@ -107,25 +103,34 @@ class _Json(logging.Formatter):
 
     def _event(self, record: logging.LogRecord) -> Mapping[str, Any]:
         more = {name: value for name, value in vars(record).items() if name not in _ORDINARY}
-        event = {"event": record.getMessage(), **_said_by(record), **_about.get({}), **more}
+        event = {"event": record.getMessage(), **_about.get({}), **more}
         if record.stack_info:
             event["stack_info"] = record.stack_info
-        if record.exc_info:
-            return self._trace(None, "", event | {"exc_info": record.exc_info})
+        if record.exc_info and record.exc_info[1]:
+            event["exception"] = self._trace(record.exc_info)
         return event
+
+    def _trace(self, error: Any) -> Any:
+        try:
+            # 2 MB, which a server that meets no surprise can do without
+            from structlog.tracebacks import ExceptionDictTransformer  # noqa: PLC0415
+        except (ImportError, OSError):  # the surprise may be that no more files can be opened
+            return self.formatException(error)
+        return ExceptionDictTransformer(show_locals=False)(error)
 
     def _render(self, event: dict[str, Any]) -> str:
         return _encode(event)  # the redaction has left nothing but what JSON knows
 
 
 class _Text(_Json):
-    _trace = staticmethod(structlog.processors.format_exc_info)
-
     def __init__(self, redact: Redactor) -> None:
+        from structlog import dev  # noqa: PLC0415 # see _Json
+
         super().__init__(redact)
-        self._renderer = structlog.dev.ConsoleRenderer(
-            colors=sys.stderr.isatty(), exception_formatter=structlog.dev.plain_traceback
-        )
+        self._renderer = dev.ConsoleRenderer(colors=sys.stderr.isatty(), exception_formatter=dev.plain_traceback)
+
+    def _trace(self, error: Any) -> Any:
+        return self.formatException(error)
 
     def _render(self, event: dict[str, Any]) -> str:
         return self._renderer(None, "", event)

@@ -21,6 +21,7 @@ HIDDEN, EMAIL, CARD = "[redacted]", "[email]", "[card]"
 
 # a shorter secret would take ordinary words out of every line
 _SHORTEST_SECRET = 6
+_FEWEST_DIGITS = 13  # of a card
 _LONGEST_TEXT = 16_384
 _DEEPEST = 8
 
@@ -118,7 +119,8 @@ class Redactor:
                 if sign in text:
                     text = expression.sub(replacement, text)
                     break
-        text = _NUMBER.sub(_without_card, text)
+        if len(text) >= _FEWEST_DIGITS:
+            text = _NUMBER.sub(_without_card, text)
         if len(text) > _LONGEST_TEXT:
             text = f"{text[:_LONGEST_TEXT]}… ({len(text) - _LONGEST_TEXT} more)"
         return text
@@ -136,6 +138,6 @@ def _without_card(found: re.Match[str]) -> str:
 def _is_card(text: str) -> bool:
     """Whether the digits could be a card's: as many as a card has, and Luhn's sum is right."""
     digits = [int(digit) for digit in text if digit.isdecimal()]
-    if not 13 <= len(digits) <= 19 or digits[0] < 2:
+    if not _FEWEST_DIGITS <= len(digits) <= 19 or digits[0] < 2:
         return False
     return (sum(digits[-1::-2]) + sum(sum(divmod(2 * digit, 10)) for digit in digits[-2::-2])) % 10 == 0

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import gc
 from collections.abc import AsyncIterator
+from typing import TYPE_CHECKING
 
 from fastapi import FastAPI
 from fastapi.middleware.cors import CORSMiddleware
@@ -27,8 +28,10 @@ from bridge.providers.http import new_client
 from bridge.refunds import Refunds
 from bridge.report.recent import Reports
 from bridge.rpc import connect_rpc
-from bridge.sandbox import SandboxServer
 from bridge.settings import Settings, load_settings
+
+if TYPE_CHECKING:  # for development: others need not hold it
+    from bridge.sandbox.server import SandboxServer
 
 __all__ = ["app_from_environment", "create_app"]
 
@@ -76,7 +79,8 @@ def create_app(settings: Settings, *, watching: bool = True) -> FastAPI:
         redoc_url=None,
     )
     errors.install(app)
-    for module in (providers, buyers, admin, operations, dashboard):  # in this order they are tried: webhooks first
+    providers.add_webhooks(app)
+    for module in (providers, buyers, admin, operations, dashboard):
         app.include_router(module.router)
     if sandbox:
         app.mount("/sandbox", sandbox.app)
@@ -103,6 +107,8 @@ async def _end(task: asyncio.Task[None]) -> None:
 def _sandbox(settings: Settings) -> SandboxServer | None:
     if settings.sandbox_secret is None or settings.sandbox_url:
         return None
+    from bridge.sandbox.server import SandboxServer  # noqa: PLC0415 # see TYPE_CHECKING above
+
     return SandboxServer(settings.sandbox_secret.get_secret_value(), settings.url("/sandbox"))
 
 

@@ -8,7 +8,7 @@ from html import escape
 from typing import Annotated, Any
 from urllib.parse import parse_qsl, quote, urlencode, urlsplit, urlunsplit
 
-from fastapi import APIRouter, Path, Request, Response
+from fastapi import APIRouter, FastAPI, Path, Request, Response
 from fastapi.responses import HTMLResponse, JSONResponse, RedirectResponse
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -23,7 +23,7 @@ from bridge.errors import PgcheckoutError, ProviderUnknown, SignatureInvalid, So
 from bridge.metrics import WEBHOOKS
 from bridge.values import Handled
 
-__all__ = ["router"]
+__all__ = ["add_webhooks", "router"]
 
 log = logging.getLogger("pgcheckout")
 router = APIRouter(tags=["providers"])
@@ -101,15 +101,19 @@ async def receive_webhook(provider: ProviderName, request: Request) -> JSONRespo
     return JSONResponse({"result": result.result, "reason": result.reason})
 
 
-router.add_api_route(
-    "/webhooks/{provider}",
-    receive_webhook,
-    methods=["POST"],
-    response_model=WebhookAnswer,
-    responses=refusals(400, 403, 404, 408, 413, 422, 502),
-    openapi_extra=_RAW_BODY,
-    route_class_override=_WebhookRoute,
-)
+def add_webhooks(app: FastAPI) -> None:
+    """Add the route of webhooks as the first one that is tried, and not in a router, which would look for it twice."""
+    app.router.add_api_route(
+        "/webhooks/{provider}",
+        receive_webhook,
+        methods=["POST"],
+        response_model=WebhookAnswer,
+        responses=refusals(400, 403, 404, 408, 413, 422, 502),
+        tags=["providers"],
+        openapi_extra=_RAW_BODY,
+        route_class_override=_WebhookRoute,
+    )
+    app.router.routes.insert(0, app.router.routes.pop())
 
 
 @router.get("/return/{provider}", status_code=303, response_class=RedirectResponse, responses=_RETURN)

@@ -37,6 +37,9 @@ def client_address(peer: str, forwarded: str, trusted: Iterable[Any]) -> Address
     return None
 
 
+_network = lru_cache(64)(ip_network)  # reading three takes as long as checking a signature
+
+
 @lru_cache(1024)
 def _read(said: str) -> Address | None:
     try:
@@ -58,7 +61,7 @@ def check_source(request: Request, settings: Settings, adapter: Provider) -> Non
 
     An address that cannot be known refuses nothing: the signature decides alone then.
     """
-    allowed = [ip_network(source) for source in adapter.source_addresses]
+    allowed = [_network(source) for source in adapter.source_addresses]
     if not allowed:
         return
     address = address_of(request.scope, settings.trusted_proxies)

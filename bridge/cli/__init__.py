@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
-from bridge.cli.app import app, main
+__all__ = ["main"]
 
-__all__ = ["app", "main"]
+
+def main() -> None:
+    """Run the command."""
+    # the processes of `serve --workers` load this module, too, and run no command
+    from bridge.cli.app import run  # noqa: PLC0415
+
+    run()

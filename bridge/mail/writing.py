@@ -9,16 +9,18 @@ from email.errors import MessageError
 from email.headerregistry import Address
 from email.message import EmailMessage
 from email.utils import parseaddr
+from functools import cached_property
 from pathlib import Path
-from typing import Any
-
-from jinja2 import ChoiceLoader, Environment, FileSystemLoader, StrictUndefined, TemplateError, select_autoescape
+from typing import TYPE_CHECKING, Any
 
 from bridge.errors import MailRefused, SetupError
 from bridge.mail.links import ResumeLinks
 from bridge.money import display_amount
 from bridge.rpc import Alert, Letter
 from bridge.settings import Settings
+
+if TYPE_CHECKING:  # 2 MB, for those who write
+    from jinja2 import Environment
 
 __all__ = ["Writer"]
 
@@ -29,14 +31,6 @@ class Writer:
     """Writes letters."""
 
     def __init__(self, settings: Settings) -> None:
-        folders = [FileSystemLoader(path) for path in (settings.mail_templates, _OURS) if path]
-        self._templates = Environment(
-            loader=ChoiceLoader(folders),
-            autoescape=select_autoescape(["html"]),
-            undefined=StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
         self._settings = settings
         self._links = ResumeLinks(settings)
 
@@ -59,11 +53,33 @@ class Writer:
         """The same for an incident: to the operator, or None."""
         return self._for_operator("alert", alert._asdict(), f"alert-{alert.number}")
 
+    @cached_property
+    def _templates(self) -> Environment:
+        # see TYPE_CHECKING above
+        from jinja2 import (  # noqa: PLC0415
+            ChoiceLoader,
+            Environment,
+            FileSystemLoader,
+            StrictUndefined,
+            select_autoescape,
+        )
+
+        folders = [FileSystemLoader(path) for path in (self._settings.mail_templates, _OURS) if path]
+        return Environment(
+            loader=ChoiceLoader(folders),
+            autoescape=select_autoescape(["html"]),
+            undefined=StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+
     def _for_operator(self, template: str, values: Mapping[str, Any], name: str) -> EmailMessage | None:
         to = self._settings.operator_email
         return None if to is None else self._compose(template, values, to, name)
 
     def _compose(self, template: str, values: Mapping[str, Any], to: str | Address, name: str) -> EmailMessage:
+        from jinja2 import TemplateError  # noqa: PLC0415 # see TYPE_CHECKING above
+
         sender = self._settings.mail_from or ""
         try:
             text = self._templates.get_template(f"{template}.txt").render(values)

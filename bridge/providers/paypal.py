@@ -23,7 +23,7 @@ from bridge.money import exponent
 from bridge.providers.base import Provider, query_values, return_url
 from bridge.providers.paypal_client import PayPalClient, Refusal, code
 from bridge.providers.paypal_signature import PayPalSignatures
-from bridge.providers.shapes import shaped, storable, text, whole
+from bridge.providers.shapes import shaped, storable_json, text, whole
 from bridge.settings import Settings
 from bridge.values import (
     Attempt,
@@ -211,7 +211,7 @@ class PayPal(Provider):
         """Verify PayPal's signature and read the envelope."""
         await self._signatures.verify(headers, body)
         with shaped(InvalidRequest, "The event"):
-            event = storable(json.loads(body), _SECRET_OR_PERSONAL)
+            event = storable_json(body, _SECRET_OR_PERSONAL)
             return Event(id=text(event["id"]), type=text(event["event_type"]), payload=event)
 
     async def interpret(self, event: Event) -> Notification:

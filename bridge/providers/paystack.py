@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import logging
 import re
 from collections.abc import Collection, Iterable, Mapping
@@ -25,7 +24,7 @@ from bridge.errors import InvalidRequest, ProviderRefused, ProviderUnavailable, 
 from bridge.money import exponent
 from bridge.providers.base import Provider, query_values, return_url
 from bridge.providers.http import is_temporary, send
-from bridge.providers.shapes import MALFORMED, shaped, storable, text, whole
+from bridge.providers.shapes import MALFORMED, shaped, storable_json, text, whole
 from bridge.settings import Settings
 from bridge.values import (
     Attempt,
@@ -186,7 +185,7 @@ class Paystack(Provider):
         """Verify ``x-paystack-signature`` and read the envelope."""
         verify_signature(headers.get("x-paystack-signature", ""), body, self._keys)
         with shaped(InvalidRequest, "The event"):
-            event = storable(json.loads(body), _SECRET_OR_PERSONAL)
+            event = storable_json(body, _SECRET_OR_PERSONAL)
             kind = text(event["event"])
             return Event(id=_event_id(kind, event.get("data"), body), type=kind, payload=event)
 

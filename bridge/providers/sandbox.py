@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -13,7 +12,7 @@ from bridge.errors import InvalidRequest, ProviderRefused, ProviderUnavailable
 from bridge.money import display_amount
 from bridge.providers.base import Provider, return_url
 from bridge.providers.http import send
-from bridge.providers.shapes import shaped, storable, text
+from bridge.providers.shapes import shaped, storable_json, text
 from bridge.sandbox import signature
 from bridge.settings import Settings
 from bridge.values import Attempt, Event, Notification, Outcome, Page, Refund, RefundOrder, Source, Status
@@ -87,7 +86,7 @@ class Sandbox(Provider):
         """Verify and read one event."""
         signature.verify(self._secret, headers, body)
         with shaped(InvalidRequest, "The event"):
-            event = storable(json.loads(body), ())
+            event = storable_json(body)
             return Event(id=text(event["id"]), type=text(event["type"]), payload=event)
 
     async def interpret(self, event: Event) -> Notification:

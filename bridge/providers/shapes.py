@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from typing import Any
 
 from bridge.errors import PgcheckoutError
 
-__all__ = ["MALFORMED", "moment", "shaped", "storable", "text", "whole"]
+__all__ = ["MALFORMED", "moment", "shaped", "storable", "storable_json", "text", "whole"]
 
 # what reading JSON of another shape than the expected one raises
 MALFORMED = (ArithmeticError, AttributeError, LookupError, OSError, RecursionError, TypeError, ValueError)
+# of texts that Postgres cannot keep, and of encodings other than UTF-8
+_SIGNS_OF_TROUBLE = ("\0", "\\u0000", "\\ud", "\\uD", "\ufeff", "\ufffd")
 
 
 @contextmanager
@@ -45,6 +49,29 @@ def whole(value: Any) -> int:
 def moment(seconds: Any) -> datetime | None:
     """A Unix time."""
     return None if seconds is None else datetime.fromtimestamp(whole(seconds), UTC)
+
+
+def storable_json(body: bytes, removed: frozenset[str] = frozenset()) -> Any:
+    """``storable`` of JSON; of what providers really send in half the time, without a look at each value."""
+    said = body.decode(errors="replace")
+    for sign in _SIGNS_OF_TROUBLE:
+        if sign in said:
+            return storable(json.loads(body), removed)
+    return _decoder(removed).decode(said)
+
+
+@cache
+def _decoder(removed: frozenset[str]) -> json.JSONDecoder:
+    def without_removed(members: dict[str, Any]) -> dict[str, Any]:
+        if not removed.isdisjoint(members):
+            members |= {name: "[removed]" for name in removed & members.keys() if members[name]}
+        return members
+
+    return json.JSONDecoder(object_hook=without_removed, parse_float=_finite, parse_constant=_finite)
+
+
+def _finite(digits: str) -> Any:
+    return storable(float(digits), ())
 
 
 def storable(value: Any, removed: Collection[str]) -> Any:

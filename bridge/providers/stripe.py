@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -20,7 +19,7 @@ import httpx
 from bridge.errors import InvalidRequest, ProviderRefused, ProviderUnavailable, SignatureInvalid, WrongMode
 from bridge.providers.base import Provider, query_values, return_url
 from bridge.providers.http import is_temporary, send
-from bridge.providers.shapes import MALFORMED, moment, shaped, storable, text, whole
+from bridge.providers.shapes import MALFORMED, moment, shaped, storable_json, text, whole
 from bridge.settings import Settings
 from bridge.values import (
     Attempt,
@@ -211,7 +210,7 @@ class Stripe(Provider):
         """Verify ``Stripe-Signature`` and read the envelope."""
         verify_signature(headers.get("stripe-signature", ""), body, self._webhook_secrets)
         with shaped(InvalidRequest, "The event"):
-            event = storable(json.loads(body), _SECRET_OR_PERSONAL)
+            event = storable_json(body, _SECRET_OR_PERSONAL)
             return Event(id=text(event["id"]), type=text(event["type"]), payload=event)
 
     async def interpret(self, event: Event) -> Notification:

@@ -2,7 +2,3 @@
 
 It knows nothing of pgcheckout; ``bridge.providers.sandbox`` speaks to it as the other adapters speak to theirs.
 """
-
-from bridge.sandbox.server import SandboxServer
-
-__all__ = ["SandboxServer"]

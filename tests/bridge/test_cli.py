@@ -17,7 +17,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from bridge import __version__
-from bridge.cli import app
+from bridge.cli.app import app_of
 from bridge.local.postgres import LocalPostgres
 from bridge.simulators.stripe import StripeSimulator
 from tests.support.bridge import Bridge, Buyer, wait_until
@@ -27,10 +27,10 @@ from tests.support.log_scanner import SCANNER
 
 
 def test_every_command_explains_itself() -> None:
-    commands = get_command(app).commands  # type: ignore[attr-defined] # of a Group
+    commands = get_command(app_of()).commands  # type: ignore[attr-defined] # of a Group
     assert {"demo", "doctor", "migrate", "reconcile", "refund", "replay", "serve", "verify", "work"} <= set(commands)
     for name, command in commands.items():
-        shown = CliRunner().invoke(app, [name, "--help"])
+        shown = CliRunner().invoke(app_of(), [name, "--help"])
         assert shown.exit_code == 0
         assert command.help
         assert " ".join(command.help.split()[:4]) in shown.output
@@ -133,6 +133,24 @@ def test_what_a_server_consists_of_is_left_out_of_garbage_collection(own_db: Dat
         cwd=tmp_path, capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert int(done.stdout) > 50_000
+
+
+def test_a_server_does_not_hold_what_it_may_never_need(own_db: Database, tmp_path: Path) -> None:
+    code = """
+import sys, uvicorn
+from bridge.api.app import app_from_environment
+from bridge.cli import main
+uvicorn.run = lambda *_, **__: print(*(app_from_environment() and sys.modules))
+main()
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, "serve"], env=environment({"database_url": own_db.url()}),
+        cwd=tmp_path, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    loaded = set(done.stdout.split())
+    assert "bridge.api.providers" in loaded
+    optional = {"bridge.cli.reading", "bridge.sandbox.server", "bridge.simulate", "jinja2", "structlog", "supabase"}
+    assert not loaded & optional
 
 
 def test_serve_without_a_database_says_so_in_one_line(tmp_path: Path) -> None:

@@ -308,6 +308,17 @@ class TestFormat:
             assert [found["exc_type"] for found in json.loads(line)["exception"]] == ["ValueError", "LookupError"]
             assert len(line.splitlines()) == 1
 
+    def test_a_trace_needs_no_further_file(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setitem(sys.modules, "structlog.tracebacks", None)  # as where no more files can be opened
+        try:
+            raise ValueError(EMAIL)
+        except ValueError:
+            line = formatter(Redactor()).format(self.record("failed", exc_info=sys.exc_info()))
+        assert "ValueError: [email]" in json.loads(line)["exception"]
+
+    def test_nothing_went_wrong_where_a_trace_was_wanted(self) -> None:
+        assert "exception" not in formatter(Redactor()).format(self.record("failed", exc_info=(None, None, None)))
+
     def test_a_line_that_cannot_be_formatted_is_missed_but_not_shown(self, capsys: pytest.CaptureFixture[str]) -> None:
         line = json.loads(formatter(Redactor()).format(self.record("%d of %d", EMAIL)))
         assert line["event"] == "a line could not be logged: TypeError"

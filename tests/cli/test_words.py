@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 from typer.main import get_command
 
-from bridge.cli import app
+from bridge.cli.app import app_of
 from tests.support.command import environment, run
 
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined] # of a Group
+COMMANDS: dict[str, Any] = get_command(app_of()).commands  # type: ignore[attr-defined] # of a Group
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from typer.testing import CliRunner
 
-from bridge.cli import app
+from bridge.cli.app import app_of
 from tests.support import parts
 from tests.support.app_types import TYPES, types_for_apps
 from tests.support.database import REPOSITORY
@@ -69,5 +69,5 @@ def test_every_function_and_table_is_in_the_file_that_compiles() -> None:
 
 
 def test_the_command_prints_the_types() -> None:
-    printed = CliRunner().invoke(app, ["types"])
+    printed = CliRunner().invoke(app_of(), ["types"])
     assert (printed.exit_code, printed.stdout) == (0, TYPES.read_text("utf-8"))

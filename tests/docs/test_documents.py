@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import typer
 
-from bridge.cli.app import app
+from bridge.cli.app import app_of
 from bridge.init import shown
 from bridge.settings import Settings
 from tests.support.database import REPOSITORY, Database
@@ -94,7 +94,7 @@ def test_every_make_target_and_subcommand_named_exists() -> None:
     targets = set(re.findall(r"^([a-z-]+):", (REPOSITORY / "Makefile").read_text("utf-8"), re.MULTILINE))
     assert set(re.findall(r"`make ([a-z-]+)", text)) <= targets
     named = set(re.findall(r"`pgcheckout ([a-z][a-z-]+)", text))
-    assert named <= typer.main.get_group(app).commands.keys()
+    assert named <= typer.main.get_group(app_of()).commands.keys()
 
 
 @pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: str(path.relative_to(REPOSITORY)))

@@ -9,7 +9,7 @@ import psycopg
 import pytest
 from typer.testing import CliRunner
 
-from bridge.cli import app
+from bridge.cli.app import app_of
 from bridge.errors import SetupError
 from bridge.sharding import move, set_up
 from bridge.sharding.moving import COPIED, MOVED, STAYING
@@ -111,7 +111,7 @@ def test_nothing_is_lost_and_nothing_is_left(grown: Installation) -> None:
     command = ["shard-move", str(logical), "--router", grown.router_url, "--to", str(FIFTH)]
     for url in grown.shard_urls:
         command += ["--shards", url]
-    done = CliRunner().invoke(app, command)
+    done = CliRunner().invoke(app_of(), command)
     assert (done.exit_code, done.output) == (
         0, f"logical shard {logical}: {sum(map(len, before.values()))} rows moved\n"
     )  # fmt: skip
@@ -124,7 +124,7 @@ def test_nothing_is_lost_and_nothing_is_left(grown: Installation) -> None:
     assert grown.router.as_user(user).rpc("payment_stats") == spent
     assert target.value("select places_taken from payments.coupons where id = 'MOVING'") == 2
     assert grown.router.as_service().rpc("check_payment_invariants") == []
-    assert CliRunner().invoke(app, command).output == f"logical shard {logical}: is there already\n"
+    assert CliRunner().invoke(app_of(), command).output == f"logical shard {logical}: is there already\n"
 
     # what was under way goes on: the page that was open is paid, and its number is still known
     page = {"p_provider_session_id": attempt["provider_session_id"], "p_checkout_url": "https://pay.test/again"}

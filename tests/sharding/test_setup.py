@@ -9,7 +9,7 @@ import pytest
 from psycopg import sql
 from typer.testing import CliRunner
 
-from bridge.cli import app
+from bridge.cli.app import app_of
 from bridge.errors import SetupError
 from bridge.local.postgres import SUPERUSER
 from bridge.sharding import move, router_script, set_up
@@ -85,7 +85,7 @@ def test_a_shard_that_is_not_migrated_is_refused(installation: Installation) -> 
 def test_what_is_printed_is_what_is_applied_and_holds_no_password(installation: Installation) -> None:
     urls = [url.replace("postgres@", "postgres:a-secret@") for url in installation.shard_urls]
     command = ["shard-router", *(part for url in urls for part in ("--shards", url))]
-    printed = CliRunner().invoke(app, command).output
+    printed = CliRunner().invoke(app_of(), command).output
     assert "a-secret" not in printed
     router = new_database(installation, "from_print", "template1")
     with psycopg.connect(router.url(SUPERUSER), autocommit=True) as connection:
@@ -95,7 +95,7 @@ def test_what_is_printed_is_what_is_applied_and_holds_no_password(installation: 
     latest = router.as_service().rpc("get_latest_checkout_session", p_user_id=user)
     assert [row["id"] for row in latest] in ([session], [])  # its map knows of no move
 
-    of_shard = CliRunner().invoke(app, [*command, "--of-shard", "1"]).output
+    of_shard = CliRunner().invoke(app_of(), [*command, "--of-shard", "1"]).output
     assert "invoice_series || '-1'" in of_shard
     assert "a-secret" not in of_shard
     shard = new_database(installation, "prepared_by_hand")
@@ -103,4 +103,4 @@ def test_what_is_printed_is_what_is_applied_and_holds_no_password(installation: 
     with psycopg.connect(shard.url(), autocommit=True) as connection:
         connection.execute(of_shard.encode())
     assert shard.open_attempt(shard.new_session())["number"] % 32 == 1
-    assert CliRunner().invoke(app, [*command, "--of-shard", "77"]).exit_code == 1
+    assert CliRunner().invoke(app_of(), [*command, "--of-shard", "77"]).exit_code == 1

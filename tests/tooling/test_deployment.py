@@ -18,12 +18,12 @@ import yaml  # type: ignore[import-untyped]
 from typer.main import get_command
 
 from bridge import __version__
-from bridge.cli import app
+from bridge.cli.app import app_of
 from bridge.init import FILES, file_text
 from tests.support.bridge import running_bridge
 from tests.support.database import REPOSITORY, Database
 
-COMMANDS: dict[str, Any] = get_command(app).commands  # type: ignore[attr-defined] # of a Group
+COMMANDS: dict[str, Any] = get_command(app_of()).commands  # type: ignore[attr-defined] # of a Group
 
 
 def takes(words: list[str]) -> bool:

@@ -8,13 +8,12 @@ from collections.abc import Callable, Coroutine
 from functools import cache
 from http import HTTPStatus
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, RedirectResponse
 from fastapi.routing import APIRoute
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from starlette.exceptions import HTTPException
 
 from bridge import __version__
@@ -34,6 +33,9 @@ from bridge.money import display_amount, major_units
 from bridge.report.figures import age, minutes, percent
 from bridge.report.story import after, amount_of, details_of, facts_of, time_of
 from bridge.report.text import without_addresses
+
+if TYPE_CHECKING:  # 2 MB, for those who look at pages
+    from jinja2 import Environment
 
 __all__ = ["PageRoute", "page", "static_file"]
 
@@ -117,6 +119,8 @@ def _digest_of(name: str) -> str:
 
 @cache
 def _environment() -> Environment:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined  # noqa: PLC0415 # see TYPE_CHECKING above
+
     environment = Environment(
         loader=FileSystemLoader(_HERE / "templates"), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
         lstrip_blocks=True,
