@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextvars
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from itertools import zip_longest
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import repeat
 from typing import Any, NamedTuple
 
 from bridge.errors import PgcheckoutError
@@ -25,8 +25,8 @@ class _Waiter(NamedTuple):
 class Gathering:
     """Makes calls at once while the database keeps up, and gathers those that come while it does not.
 
-    ``alone`` makes a call, or raises. ``together`` makes several and answers in their order, None or nothing for those
-    that it did not make; None instead of answers when calls are better made alone (a router, which spreads them).
+    ``alone`` makes a call, or raises. ``together`` makes several and answers what each answers, None for those that it
+    did not make; None instead of answers when calls are better made alone (a router, which spreads them).
     What is not made together is made alone, so an error is always that of one call, and raised to its caller only.
     """
 
@@ -83,7 +83,7 @@ class Gathering:
             task.add_done_callback(self._tasks.discard)
 
     async def _work(self, waiters: list[_Waiter], leave: Callable[[], None]) -> None:
-        answers: Sequence[Any] | None = []
+        answers: Iterable[Any] | None = None
         try:
             answers = await self._together([waiter.call for waiter in waiters])
             if answers is None:
@@ -92,6 +92,6 @@ class Gathering:
             pass  # made alone, each call gets its own error, if any
         finally:
             leave()
-            for waiter, answer in zip_longest(waiters, answers or []):
+            for waiter, answer in zip(waiters, answers or repeat(None), strict=False):
                 if not waiter.answer.done():  # whose request was cancelled
                     waiter.answer.set_result(answer)

@@ -14,8 +14,8 @@ set search_path = pg_catalog, pg_temp
 set lock_timeout = '100ms' -- the first holds its locks until the last is done
 as $$
 declare
-    v_call jsonb;
-    v_answers jsonb := '[]';
+    v_call record;
+    v_answers jsonb[];
 begin
     perform payments.require_service();
     -- Postgres keeps 64 subtransactions at hand for each transaction, and an outcome takes up to two
@@ -23,28 +23,35 @@ begin
         raise exception 'p_calls must be an array of 1 to 32 calls.'
             using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass [{"outcome": {...}, "event": {...}}].';
     end if;
+    v_answers := array_fill(null::jsonb, array[jsonb_array_length(p_calls)]);
     for v_call in
-        select c.value from jsonb_array_elements(p_calls) as c
+        select c.ordinality as number, c.value -> 'outcome' as outcome, nullif(c.value -> 'event', 'null') as event
+        from jsonb_array_elements(p_calls) with ordinality as c
+        -- in all calls alike, or those that meet in two of them would wait for each other
+        order by
+            coalesce(
+                c.value #>> '{outcome,reference}', c.value #>> '{outcome,session_id}',
+                c.value #>> '{outcome,provider_session_id}', c.value #>> '{outcome,provider_payment_id}'
+            ),
+            c.value #>> '{event,id}', c.ordinality
     loop
         begin
-            v_answers := v_answers || jsonb_build_array(
-                public.apply_payment_outcome(v_call -> 'outcome', nullif(v_call -> 'event', 'null'))
-            );
+            v_answers[v_call.number] := public.apply_payment_outcome(v_call.outcome, v_call.event);
         exception
             when lock_not_available then
                 exit; -- whoever waits longer keeps the others waiting, and what they hold
             when others then
-                v_answers := v_answers || jsonb 'null'; -- its caller asks again and is told why
+                null; -- its caller makes it alone and is told why
         end;
     end loop;
-    return v_answers;
+    return to_jsonb(v_answers);
 end;
 $$;
 
 comment on function public.apply_payment_outcomes(jsonb) is
-'Applies up to 32 calls of apply_payment_outcome, [{outcome, event}], in their order and in one transaction. Answers '
-'their answers in the same order: null for one that was refused, and none for one that stood behind a lock and those '
-'after it. These changed nothing; make them one by one. Raises PT422 invalid_input.';
+'Applies up to 32 calls of apply_payment_outcome, [{outcome, event}], in one transaction. Answers what each of them '
+'answers: null for those that were refused, stood behind a lock, or came after one that did. These changed nothing; '
+'make them one by one. Raises PT422 invalid_input.';
 
 revoke all on function public.apply_payment_outcomes(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.apply_payment_outcomes(jsonb) to service_role;

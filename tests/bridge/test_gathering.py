@@ -77,7 +77,7 @@ class TestGathering:
         async def work() -> None:
             error = PaymentReused("No.")
             calls: list[dict[str, Any]] = [*numbered(3), {"n": 3, "error": error}, {"n": 4}, {"n": 5}]
-            journal = Journal(answer=lambda calls: [calls[0], None, calls[2]])  # and nothing for the last
+            journal = Journal(answer=lambda calls: [calls[0], None, calls[2], None])
             assert await journal.call(*calls) == [*calls[:3], error, *calls[4:]]
             assert (journal.alone, journal.together) == ([0, 1, 3, 5], [[2, 3, 4, 5]])
 
