@@ -74,9 +74,16 @@ class Gathering:
         patience = asyncio.get_running_loop().call_later(_PATIENCE_SECONDS, leave)
         return leave
 
+    def _next(self) -> list[_Waiter]:
+        waiters: list[_Waiter] = []
+        while self._waiting and len(waiters) < self._most:
+            waiter = self._waiting.popleft()
+            if not waiter.answer.done():  # else its request was cancelled meanwhile
+                waiters.append(waiter)
+        return waiters
+
     def _gather(self) -> None:
-        while self._waiting and self._lanes < _LANES:
-            waiters = [self._waiting.popleft() for _ in range(min(self._most, len(self._waiting)))]
+        while self._lanes < _LANES and (waiters := self._next()):
             # what it logs belongs to none of the requests
             task = asyncio.create_task(self._work(waiters, self._enter()), context=contextvars.Context())
             self._tasks.add(task)
@@ -93,5 +100,5 @@ class Gathering:
         finally:
             leave()
             for waiter, answer in zip(waiters, answers or repeat(None), strict=False):
-                if not waiter.answer.done():  # whose request was cancelled
+                if not waiter.answer.done():
                     waiter.answer.set_result(answer)

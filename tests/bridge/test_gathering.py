@@ -120,7 +120,7 @@ class TestGathering:
             assert [ended[n] for n in (1, 2, 4)] == [calls[n] for n in (1, 2, 4)]
             assert all(isinstance(ended[n], asyncio.CancelledError) for n in (0, 3))
             assert await gathering.call({"n": 9}) == {"n": 9}  # and no lane was lost
-            assert journal.alone == [0, 1, 9]
+            assert (journal.alone, journal.together) == ([0, 1, 9], [[2, 4]])
 
         asyncio.run(work())
 
