@@ -26,7 +26,8 @@ class Gathering:
     """Makes calls at once while the database keeps up, and gathers those that come while it does not.
 
     ``alone`` makes a call, or raises. ``together`` makes several and answers what each answers, None for those that it
-    did not make; None instead of answers when calls are better made alone (a router, which spreads them).
+    did not make; None instead of answers when calls are to be made alone (a router spreads them, a shop has handlers of
+    its own).
     What is not made together is made alone, so an error is always that of one call, and raised to its caller only.
     """
 

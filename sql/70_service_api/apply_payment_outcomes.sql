@@ -18,6 +18,15 @@ begin
         raise exception 'p_calls must be an array of 1 to 32 calls.'
             using errcode = 'PT422', detail = 'invalid_input', hint = 'Pass [{"outcome": {...}, "event": {...}}].';
     end if;
+    -- What a handler of the shop's own leaves until the commit (settings, locks, constraints that it has made immediate,
+    -- the time that it takes) is for its own purchase.
+    if exists (
+        select from payments.fulfilment_handlers as h
+        where h.kind not in ('credits', 'subscription', 'group_create', 'group_join', 'contribution', 'none')
+            or h.fulfil_function <> 'payments.fulfil_' || h.kind or h.reverse_function <> 'payments.reverse_' || h.kind
+    ) then
+        return null;
+    end if;
     v_answers := array_fill(null::jsonb, array[jsonb_array_length(p_calls)]);
     for v_call in
         select c.ordinality as number, c.value -> 'outcome' as outcome, nullif(c.value -> 'event', 'null') as event
@@ -46,7 +55,8 @@ $$;
 comment on function public.apply_payment_outcomes(jsonb) is
 'Applies up to 32 calls of apply_payment_outcome, [{outcome, event}], in one transaction. Answers what each of them '
 'answers: null for those that were refused, stood behind a lock, or came after one that did. These changed nothing; '
-'make them one by one. Raises PT422 invalid_input.';
+'make them one by one. Answers null when all should be, because the shop has fulfilment handlers of its own. '
+'Raises PT422 invalid_input.';
 
 revoke all on function public.apply_payment_outcomes(jsonb) from public, anon, authenticated, service_role;
 grant execute on function public.apply_payment_outcomes(jsonb) to service_role;

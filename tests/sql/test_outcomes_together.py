@@ -7,6 +7,7 @@ import uuid
 from typing import Any
 
 import psycopg
+import pytest
 
 from bridge.local.postgres import SUPERUSER
 from tests.support.database import Database, Row, outcome
@@ -81,14 +82,38 @@ def test_what_is_refused_leaves_nothing_and_its_neighbours_alone(db: Database) -
     assert db.apply(attempts[2], event="evt_2")["status"] == "completed"
 
 
-def test_a_handler_that_fails_fails_for_its_own_purchase_only(db: Database) -> None:
-    db.new_product("odd", "none", USD=500)
-    db.break_fulfilment("none")
-    users, (first,) = buy(db, 1)
-    odd = db.open_attempt(db.new_session(db.new_user(), "odd"))
-    answers = apply(db, paid(odd), paid(first))
-    assert [answer and answer["fulfilment_status"] for answer in answers] == ["failed", "fulfilled"]
-    assert entries(db, users) == [[100]]
+def test_a_purchase_that_cannot_be_fulfilled_is_its_own_matter(db: Database) -> None:
+    users, attempts = buy(db, 3)
+    db.sql(f"alter table public.payment_credit_entries add constraint no check (user_id <> '{users[1]}')")
+    answers = apply(db, *map(paid, attempts))
+    assert [answer and answer["fulfilment_status"] for answer in answers] == ["fulfilled", "failed", "fulfilled"]
+    assert entries(db, users) == [[100], [], [100]]
+
+
+def test_a_handler_that_stands_behind_a_lock_has_not_failed(db: Database) -> None:
+    (user,), (attempt,) = buy(db, 1)
+    db.sql("insert into public.payment_credit_balances values (%s, 0, now())", user)
+    with psycopg.connect(db.url(SUPERUSER)) as other:
+        other.execute("select from public.payment_credit_balances where user_id = %s for update", [user])
+        assert apply(db, paid(attempt, "evt_1")) == [None]
+        assert db.state(attempt["session_id"]) == ("pending", "none", None)
+    assert db.apply(attempt, event="evt_1")["fulfilment_status"] == "fulfilled"
+    assert db.entries(user) == [100]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "insert into payments.fulfilment_handlers values ('gift', 'payments.fulfil_gift', null, null)",
+        "update payments.fulfilment_handlers set fulfil_function = 'shop.fulfil' where kind = 'none'",
+        "update payments.fulfilment_handlers set reverse_function = 'shop.reverse' where kind = 'credits'",
+    ],
+)
+def test_a_shop_with_handlers_of_its_own_has_a_transaction_for_each(db: Database, change: str) -> None:
+    users, attempts = buy(db, 2)
+    db.sql(change)
+    assert db.as_service().rpc("apply_payment_outcomes", p_calls=[paid(attempt) for attempt in attempts]) is None
+    assert entries(db, users) == [[], []]
 
 
 def test_the_same_event_twice_is_applied_once(db: Database) -> None:
