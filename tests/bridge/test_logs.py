@@ -372,11 +372,15 @@ class TestCommands:
         port = free_port()
         settings = {"database_url": db.url(), "jwt_secret": KEYS.shared_secret}
         command = arguments("serve", "--port", str(port), "--workers", "2")
-        with subprocess.Popen(
-            command, env=environment(settings), cwd=tmp_path, stderr=subprocess.PIPE, text=True
-        ) as process:
+        log = tmp_path / "log"
+        with (
+            log.open("w") as stderr,
+            subprocess.Popen(command, env=environment(settings), cwd=tmp_path, stderr=stderr) as process,
+        ):
             try:
                 wait_until(lambda: answers(f"http://127.0.0.1:{port}/readyz"), 60.0)
+                # the first to answer need not be the last to start
+                wait_until(lambda: log.read_text().count("Started server process") == 2, 60.0)
                 headers = {"Authorization": f"Bearer {TOKEN}", "X-Request-Id": "mine"}
                 asked = httpx.post(
                     f"http://127.0.0.1:{port}/verify?a={EMAIL}", headers=headers, json={"reference": "x"}
@@ -385,7 +389,8 @@ class TestCommands:
                 assert "server" not in asked.headers
             finally:
                 process.send_signal(signal.SIGTERM)
-                _, err = process.communicate(timeout=30)
+                process.wait(timeout=30)
+        err = log.read_text()
         SCANNER.read(err)
         said = [json.loads(line) for line in err.splitlines()]
         assert sum(line["event"].startswith("Started server process") for line in said) == 2

@@ -167,6 +167,7 @@ def test_the_acts_call_every_function(shop: Shop) -> None:
         buy(COINS), open_page(), ("handle_page", page("abandon")[1]), time(2), work("ask"),
         work("remind"), work("expire"),
         ("hear_of_money", money("pi_a", LESS)[1] | {"event": "evt", "fails_first": True}),
+        ("hear_again", {"which": 0, "with_event": False}),
         buy(COINS), cancel(), buy(COINS), ("give_up", {"which": 0, "user": 0, "by": "failure"}), buy(COINS), pay(),
         refund(2), ("retry", {"which": 0}), ("spend", {"user": 0, "amount": 1, "key": "x"}),
         ("verify", {"which": 0, "user": 0}), work("letters"), work("number"), work("clean up"),
