@@ -65,9 +65,12 @@ def noted(calls: list[str], function: Callable[..., Any]) -> Callable[..., Any]:
     return called
 
 
-def lines_of(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """What the bridge has logged; the client of these tests is no part of it."""
-    return [record.getMessage() for record in caplog.records if record.name != "httpx"]
+def lines_of(caplog: pytest.LogCaptureFixture) -> list[tuple[str, str]]:
+    """What the bridge has logged, and of which route; the client of these tests and the sandbox are no part of it."""
+    lines = [
+        (record.getMessage(), str(getattr(record, "route", ""))) for record in caplog.records if record.name != "httpx"
+    ]
+    return [(message, route) for message, route in lines if not route.startswith("/sandbox")]
 
 
 def kept(bridge: Bridge) -> list[tuple[str, str | None, int]]:
@@ -175,7 +178,7 @@ class TestStatements:
             assert bridge.deliver(desk.name, delivery).status_code == 200
         assert bridge.http.get("/nowhere").status_code == 404  # its line comes after theirs
         wait_until(lambda: len(lines_of(caplog)) > 3)
-        assert lines_of(caplog) == ["request"] * 4
+        assert lines_of(caplog) == [("request", "/webhooks/{provider}")] * 3 + [("request", "none")]
         assert made == []
 
 

@@ -42,7 +42,7 @@ class Shop:
     def forget_the_dead(self) -> None:
         """Remove what earlier tests left: Postgres counts index entries of dead rows as read, too."""
         with psycopg.connect(self.db.url(SUPERUSER), autocommit=True) as connection:
-            connection.execute("vacuum (index_cleanup on) public.payment_checkout_sessions")
+            connection.execute("vacuum (index_cleanup on)")
 
     def reads(self) -> tuple[set[str], dict[str, int]]:
         """What was read since the last reset."""
