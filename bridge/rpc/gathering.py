@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Any, NamedTuple
 
 from bridge.errors import PgcheckoutError
@@ -100,6 +100,7 @@ class Gathering:
             pass  # made alone, each call gets its own error, if any
         finally:
             leave()
-            for waiter, answer in zip(waiters, answers or repeat(None), strict=False):
+            # nobody may wait for an answer that does not come
+            for waiter, answer in zip(waiters, chain(answers or (), repeat(None)), strict=False):
                 if not waiter.answer.done():
                     waiter.answer.set_result(answer)

@@ -1,9 +1,10 @@
 """The webhook path over HTTP against its floors: ``python -m tests.bench.http`` (needs wrk, ``apt-get install wrk``).
 
 A bridge with eight connections to a durable Postgres receives signed Stripe webhooks: as one process, as two, and on
-its other path, through PostgREST (``make parts``). Beside it, in the same rounds, a hello-world on the same server,
-pgbench of the same function, and (where there is npm) the Stripe Sync Engine, which mirrors one object of Stripe per
-webhook and does nothing else. wrk keeps eight connections busy.
+its other path, through PostgREST (``make parts``); with outcomes that share transactions, and with each by itself.
+Beside it, in the same rounds, a hello-world on the same server, pgbench of the same function, and (where there is npm)
+the Stripe Sync Engine, which mirrors one object of Stripe per webhook and does nothing else. wrk keeps eight
+connections busy, or as many as a crowd.
 """
 
 from __future__ import annotations

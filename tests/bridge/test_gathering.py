@@ -12,10 +12,10 @@ from typing import Any
 import psycopg
 
 from bridge.errors import DatabaseUnavailable, PaymentReused
-from bridge.local.postgres import SUPERUSER
+from bridge.local.postgres import SUPERUSER, LocalPostgres
 from bridge.rpc.gathering import Gathering
 from bridge.simulators.stripe import StripeSimulator
-from tests.support.bridge import Bridge, running_bridge
+from tests.support.bridge import Bridge, logged_url, running_bridge, statements_of
 from tests.support.database import Database, Row
 from tests.support.races import all_at_once
 
@@ -83,6 +83,14 @@ class TestGathering:
 
         asyncio.run(work())
 
+    def test_nobody_waits_for_an_answer_that_is_missing(self) -> None:
+        async def work() -> None:
+            journal, calls = Journal(answer=lambda calls: [calls[0]]), numbered(5)
+            assert await asyncio.wait_for(journal.call(*calls), 10) == calls
+            assert (journal.alone, journal.together) == ([0, 1, 3, 4], [[2, 3, 4]])
+
+        asyncio.run(work())
+
     def test_when_the_whole_call_fails_each_is_made_alone(self) -> None:
         async def work() -> None:
             def fail(_: object) -> None:
@@ -147,11 +155,13 @@ class TestWebhooks:
         times = "select count(distinct received_at) from payments.webhook_events where status = 'handled'"
         assert 1 < db.value(times) < 24
 
-    def test_one_per_call_is_a_transaction_each(self, db: Database, stripe: StripeSimulator) -> None:
-        with running_bridge(db, stripe, outcomes_per_call=1) as bridge:
+    def test_one_per_call_is_a_call_each(self, db: Database, server: LocalPostgres, stripe: StripeSimulator) -> None:
+        with running_bridge(db, stripe, outcomes_per_call=1, database_url=logged_url(db)) as bridge:
             _, events = sell(bridge, stripe, 12)
-            assert deliver(bridge, stripe, events) == ["applied"] * 12
-        assert db.value("select count(distinct received_at) from payments.webhook_events") == 12
+            with statements_of(bridge, server) as statements:
+                assert deliver(bridge, stripe, events) == ["applied"] * 12
+        made = [statement.replace('"', "").partition("(")[0] for statement in statements if "apply_" in statement]
+        assert made == ["select public.apply_payment_outcome"] * 12
 
     def test_those_behind_a_lock_keep_nobody_waiting(self, db: Database, stripe: StripeSimulator) -> None:
         with running_bridge(db, stripe) as bridge, ThreadPoolExecutor(2) as pool:
